@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Writes the exact pins anew. Needs the development environment; see CONTRIBUTING.md.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+compile() {
+  uv pip compile --quiet --python-version 3.11 --universal --no-emit-index-url --no-header "$@"
+}
+compile --generate-hashes pyproject.toml --output-file requirements/serve.txt
+compile --generate-hashes requirements/triton.in --output-file requirements/triton.txt
+compile --generate-hashes --no-deps requirements/pytriton.in --output-file requirements/pytriton.txt
+compile --extra dev --constraint requirements/serve.txt pyproject.toml --output-file requirements/dev.txt
+compile --extra scale --constraint requirements/serve.txt pyproject.toml --output-file requirements/scale.txt
