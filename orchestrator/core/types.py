@@ -145,7 +145,7 @@ class FrameIndex:
         """Time of each frame since the first one, float64 (F,) milliseconds."""
         if not len(self.pts):
             return np.zeros(0, dtype=np.float64)
-        return (self.pts - self.pts[0]) * float(self.time_base * 1000)
+        return np.asarray((self.pts - self.pts[0]) * float(self.time_base * 1000), dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

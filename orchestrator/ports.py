@@ -1,0 +1,351 @@
+"""What the use cases need of the world, as small protocols; each has a contract suite in `tests/contract`.
+
+Every method of a store is one transaction. "Rings" means: after the commit, the caller tells the event bus.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.core.contract import ModelCard
+from orchestrator.core.records import (
+    Event,
+    Failure,
+    Job,
+    LeasedSegment,
+    Progress,
+    Run,
+    SegmentReport,
+    SegmentResult,
+    Video,
+)
+from orchestrator.core.states import JobState
+from orchestrator.core.types import (
+    Candidates,
+    FrameBatch,
+    FrameIndex,
+    FrameStamp,
+    IndexReport,
+    JobSpec,
+    Lease,
+    SegmentPlan,
+    ServedModel,
+    VideoHeader,
+)
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page(Generic[Item]):
+    """Some items, newest first, and the cursor of the next page, None on the last one."""
+
+    items: Sequence[Item]
+    next_cursor: str | None
+
+
+# What is stored
+
+
+class VideoStore(Protocol):
+    async def add(self, video: Video) -> None: ...
+
+    async def get(self, video_id: str) -> Video:
+        """Raises VideoNotFoundError."""
+
+    async def page(self, *, limit: int, cursor: str | None) -> Page[Video]:
+        """Newest first. Raises CursorInvalidError."""
+
+    async def pending_index(self) -> Sequence[Video]:
+        """Videos whose index is still to be made, oldest first."""
+
+    async def set_indexed(self, video_id: str, report: IndexReport) -> None: ...
+
+    async def set_index_failed(self, video_id: str, failure: Failure) -> None: ...
+
+    async def remove(self, video_id: str) -> None:
+        """Raises VideoNotFoundError; VideoInUseError while a live job needs it."""
+
+    async def ids(self) -> frozenset[str]:
+        """All videos, for comparing rows with files at start."""
+
+
+class JobStore(Protocol):
+    async def submit(self, spec: JobSpec, *, card: ModelCard, video_id: str, owner: str, now: datetime) -> Job:
+        """Insert the job with its first event, and find or make its run; `card` describes the run's model.
+
+        A run that failed is not found again. A job whose run has succeeded is answered SUCCEEDED, with its events.
+        """
+
+    async def get(self, job_id: str) -> Job:
+        """Raises JobNotFoundError."""
+
+    async def page(
+        self, *, limit: int, cursor: str | None, states: Collection[JobState] = (), model: str | None = None
+    ) -> Page[Job]:
+        """Newest first. model: "name" or "name:version". Raises CursorInvalidError."""
+
+    async def queue_position(self, job: Job) -> int | None:
+        """1 is next; None unless QUEUED."""
+
+    async def counts(self) -> dict[JobState, int]:
+        """Number of jobs in each state."""
+
+    async def admit(self, *, max_running: int, now: datetime) -> Sequence[Job]:
+        """Move queued jobs to RUNNING, highest priority and then oldest first, up to `max_running` running ones.
+
+        A run that becomes wanted joins at the smallest virtual time among the runs being worked on.
+        """
+
+    async def cancel(self, job_id: str, *, now: datetime) -> Job:
+        """Legal in every state, and twice; terminal jobs stay as they are. RUNNING becomes CANCELLING."""
+
+    async def settle_cancelled(self, *, now: datetime) -> Sequence[Job]:
+        """Move CANCELLING jobs to CANCELLED where no segment is leased for them alone."""
+
+    async def expire(self, *, now: datetime) -> Sequence[Job]:
+        """Fail live jobs that ran longer than their `timeout_s` with `job_timeout`."""
+
+    async def remove(self, job_id: str, *, now: datetime) -> str | None:
+        """Delete the job in any state; the id of its run if nobody else has it, which is deleted too, else None."""
+
+    async def of_run(self, run_id: str) -> Sequence[Job]: ...
+
+
+class RunStore(Protocol):
+    async def get(self, run_id: str) -> Run:
+        """Raises NotFoundError."""
+
+    async def many(self, run_ids: Collection[str]) -> dict[str, Run]:
+        """Those that exist, by id."""
+
+    async def to_plan(self) -> Sequence[Run]:
+        """WAITING runs with a RUNNING job, whose video's index is no longer pending."""
+
+    async def open(
+        self, run_id: str, *, plans: Sequence[SegmentPlan], skipped: int, warnings: Sequence[str], notes: Sequence[str]
+    ) -> None:
+        """Store the segments; WAITING becomes OPEN. Opening twice changes nothing."""
+
+    async def lease_next(
+        self, *, after: tuple[str, int] | None, now: datetime, until: datetime
+    ) -> LeasedSegment | None:
+        """Lease a segment of the fairest OPEN run that a RUNNING job wants; None if there is none.
+
+        The fairest has the smallest virtual time; leasing adds the segment's frames over its weight, the highest
+        priority of its RUNNING jobs. after: the run and segment just ended, whose decoder is still open; within
+        the chosen run the one after it is preferred. Expired leases count as open.
+        """
+
+    async def renew(self, lease: Lease, *, until: datetime) -> None:
+        """Raises LeaseLostError."""
+
+    async def hand_back(self, lease: Lease) -> None:
+        """LEASED becomes OPEN, without counting as an attempt; nothing if the lease was lost."""
+
+    async def is_wanted(self, run_id: str) -> bool:
+        """Whether a RUNNING job still wants it."""
+
+    async def free_leases(self) -> int:
+        """Open every leased segment: at the start of the only server on this database."""
+
+    async def to_finalize(self) -> Sequence[Run]:
+        """OPEN runs all of whose segments are DONE, moved to FINALIZING, and those already FINALIZING."""
+
+    async def succeed(self, run_id: str, *, now: datetime) -> Sequence[Job]:
+        """FINALIZING becomes SUCCEEDED with all its live jobs; the parts are deleted. Returns those jobs."""
+
+    async def fail(self, run_id: str, failure: Failure, *, now: datetime) -> Sequence[Job]:
+        """The run becomes FAILED with all its live jobs; candidates already committed stay. Returns those jobs."""
+
+    async def ids(self) -> frozenset[str]: ...
+
+
+class PartStore(Protocol):
+    async def commit(self, lease: Lease, result: SegmentResult, *, now: datetime) -> Run:
+        """Store a segment whole with its event and its share of the run's ledger, in one transaction.
+
+        Twice leaves one copy. Returns the run as it is after it. Raises LeaseLostError.
+        """
+
+    def read(self, run_id: str, *, first_frame: int, last_frame: int | None) -> AsyncIterator[Candidates]:
+        """Committed candidates of frames first_frame..last_frame (source indices, inclusive), in frame order,
+        one or more segments at a time; stops before the first segment that is not committed."""
+
+    async def complete_through(self, run_id: str) -> int | None:
+        """Source index of the last frame before the first segment that is not committed; None if there is none."""
+
+    async def failed_frames(self, run_id: str) -> Mapping[int, str]:
+        """Sampled frames that gave no picture, by source index, with their reasons."""
+
+
+class EventStore(Protocol):
+    async def after(self, job: Job, *, last_id: int, limit: int) -> Sequence[Event]:
+        """The job's own events and its run's, ids over last_id, in order."""
+
+    async def of_all_jobs_after(self, *, last_id: int, limit: int) -> Sequence[Event]:
+        """STATE and DONE events of every job."""
+
+    async def last_id(self) -> int: ...
+
+
+class CandidateArchive(Protocol):
+    """Finished runs' candidates, as one file each."""
+
+    async def write(self, run_id: str, parts: AsyncIterator[Candidates]) -> None:
+        """Write the whole file beside its place, then rename it into place; again replaces it."""
+
+    def read(self, run_id: str, *, first_frame: int, last_frame: int | None) -> AsyncIterator[Candidates]:
+        """As `PartStore.read`."""
+
+    async def remove(self, run_id: str) -> None: ...
+
+    async def ids(self) -> frozenset[str]: ...
+
+
+class VideoFiles(Protocol):
+    """Contents and indices, in files named by video id only."""
+
+    def receive(self) -> AbstractAsyncContextManager[IncomingVideo]:
+        """A new file to be filled; without `keep` nothing of it is left at the end."""
+
+    def content_path(self, video_id: str) -> Path: ...
+
+    async def save_index(self, video_id: str, index: FrameIndex) -> None: ...
+
+    async def load_index(self, video_id: str) -> FrameIndex:
+        """Raises StorageError when the file is missing or torn."""
+
+    async def remove(self, video_id: str) -> None:
+        """Nothing happens where there is none."""
+
+    async def ids(self) -> frozenset[str]: ...
+
+
+class IncomingVideo(Protocol):
+    video_id: str
+    size_bytes: int
+    path: Path
+
+    async def write(self, chunk: bytes) -> None:
+        """Raises UploadTooLargeError, DiskFullError."""
+
+    async def keep(self) -> str:
+        """Make the file durable and return its SHA-256 (hex). Raises UploadEmptyError."""
+
+
+# What works
+
+
+class VideoReader(Protocol):
+    """Reads videos in children of their own; nothing a file does reaches this process."""
+
+    async def read_header(self, path: Path) -> VideoHeader:
+        """Raises VideoError, DecoderError."""
+
+    async def make_index(self, path: Path) -> tuple[FrameIndex, IndexReport]:
+        """Raises VideoError, DecoderError."""
+
+    def open_segment(self, request: SegmentRequest) -> AbstractAsyncContextManager[SegmentBatches]: ...
+
+
+class SegmentBatches(Protocol):
+    """One segment's frames. The receiver of a batch gives its slot back."""
+
+    async def next(self) -> FrameBatch | None:
+        """The next batch, None at the end. Raises DecoderError, VideoError."""
+
+    def report(self) -> SegmentReport:
+        """After the end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentRequest:
+    """What a decoder child needs for one segment.
+
+    wanted_pts: int64 (S,) ticks, or positions in decoding order where the index is not timed. stamps: length S.
+    earlier_entries: ticks to enter at when `plan.entry_pts` loses frames, nearest first; the start comes last by itself.
+    """
+
+    run_id: str
+    path: Path
+    plan: SegmentPlan
+    stamps: Sequence[FrameStamp]
+    wanted_pts: NDArray[np.int64]
+    earlier_entries: Sequence[int]
+    is_timed: bool
+    imgsz: int
+    stride: int
+    batch_frames: int
+
+
+class Model(Protocol):
+    async def infer(self, model: ServedModel, batch: FrameBatch) -> NDArray[np.float32]:
+        """Candidates (N, 300, 6) of a batch. Raises InferenceError after its retries are used up."""
+
+
+class ModelCatalogue(Protocol):
+    async def find(self, name: str, version: int | None = None) -> ServedModel:
+        """The version, or the newest ready one. Raises ModelNotFoundError, ModelNotReadyError."""
+
+    async def list(self) -> Sequence[ModelStatus]:
+        """Every version that Triton knows of, ready or not, by name and version."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelStatus:
+    """One version as Triton sees it. reason: why it is not ready. model: None while it is not."""
+
+    name: str
+    version: int
+    is_ready: bool
+    reason: str
+    model: ServedModel | None
+
+
+class Slots(Protocol):
+    def give_back(self, slot: int) -> None:
+        """Let a decoder fill it again; the caller must not touch its pixels from here on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wake:
+    """Why a subscriber woke: something durable may be new, and the newest snapshot of each run that moved."""
+
+    rang: bool
+    progress: Mapping[str, Progress]
+
+
+class EventBus(Protocol):
+    """Doorbells and progress snapshots; what must not be lost is in the database."""
+
+    async def ring(self, *ids: str) -> None:
+        """Wake the subscribers of these jobs or runs, and those of everything."""
+
+    async def publish_progress(self, progress: Progress) -> None:
+        """Reaches the subscribers of its run; a newer snapshot replaces one not yet received."""
+
+    def subscribe(self, *ids: str) -> AbstractAsyncContextManager[Subscription]:
+        """Of these jobs and runs; of everything when none is named."""
+
+
+class Subscription(Protocol):
+    async def next(self, *, timeout_s: float) -> Wake:
+        """Waits at most so long; what came since the last call is never missed."""
+
+
+class Doorbell(Protocol):
+    """Tells workers that there may be work. Losing a ring loses time, never work."""
+
+    async def ring(self) -> None: ...
+
+    async def wait(self, *, timeout_s: float) -> None:
+        """Until somebody rang since the last return, at most so long."""
