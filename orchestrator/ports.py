@@ -148,8 +148,11 @@ class RunStore(Protocol):
     async def renew(self, lease: Lease, *, until: datetime) -> None:
         """Raises LeaseLostError."""
 
-    async def hand_back(self, lease: Lease) -> None:
-        """LEASED becomes OPEN, without counting as an attempt; nothing if the lease was lost."""
+    async def hand_back(self, lease: Lease, *, is_strike: bool = False) -> None:
+        """LEASED becomes OPEN; nothing if the lease was lost. is_strike: the attempt killed its decoder.
+
+        A lease that expired counts as a strike too; strikes come back with the next `lease_next`.
+        """
 
     async def is_wanted(self, run_id: str) -> bool:
         """Whether a RUNNING job still wants it."""
@@ -272,7 +275,7 @@ class SegmentRequest:
     """What a decoder child needs for one segment.
 
     wanted_pts: int64 (S,) ticks, or positions in decoding order where the index is not timed. stamps: length S.
-    earlier_entries: ticks to enter at when `plan.entry_pts` loses frames, nearest first; the start comes last by itself.
+    earlier_entries: ticks to enter at when `plan.entry_pts` loses frames, nearest first; the start comes by itself.
     """
 
     run_id: str

@@ -120,11 +120,12 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeasedSegment:
-    """A segment with all that working on it needs."""
+    """A segment with all that working on it needs. strikes: attempts that killed their decoder or their worker."""
 
     lease: Lease
     plan: SegmentPlan
     run: Run
+    strikes: int = 0
 
 
 class EventKind(StrEnum):
@@ -135,7 +136,10 @@ class EventKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """A durable event. id: grows within the database. One of job_id and run_id is set; a run's events reach its jobs."""
+    """A durable event; its id grows within the database.
+
+    Either job_id or run_id is set: a run's events reach all its jobs.
+    """
 
     id: int
     kind: EventKind
