@@ -248,6 +248,12 @@ class LeaseLostError(StorageError):
 # Jobs that ended badly, and export.
 
 
+class RunUnwantedError(TrireelError):
+    """The last job let go of its run while a segment was being worked on; no failure, only an end."""
+
+    code = "run_unwanted"
+
+
 class JobTimeoutError(TrireelError):
     """The job took longer than its own `timeout_s`."""
 

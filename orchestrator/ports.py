@@ -61,6 +61,9 @@ class VideoStore(Protocol):
     async def get(self, video_id: str) -> Video:
         """Raises VideoNotFoundError."""
 
+    async def many(self, video_ids: Collection[str]) -> dict[str, Video]:
+        """Those that exist, by id."""
+
     async def page(self, *, limit: int, cursor: str | None) -> Page[Video]:
         """Newest first. Raises CursorInvalidError."""
 
@@ -72,7 +75,7 @@ class VideoStore(Protocol):
     async def set_index_failed(self, video_id: str, failure: Failure) -> None: ...
 
     async def remove(self, video_id: str) -> None:
-        """Raises VideoNotFoundError; VideoInUseError while a live job needs it."""
+        """Raises VideoNotFoundError; VideoInUseError while a job, live or finished, refers to it."""
 
     async def ids(self) -> frozenset[str]:
         """All videos, for comparing rows with files at start."""
@@ -260,11 +263,13 @@ class VideoReader(Protocol):
     def open_segment(self, request: SegmentRequest) -> AbstractAsyncContextManager[SegmentBatches]: ...
 
 
-class SegmentBatches(Protocol):
-    """One segment's frames. The receiver of a batch gives its slot back."""
-
+class BatchReader(Protocol):
     async def next(self) -> FrameBatch | None:
-        """The next batch, None at the end. Raises DecoderError, VideoError."""
+        """The next batch, None at the end. The receiver gives its slot back. Raises DecoderError, VideoError."""
+
+
+class SegmentBatches(BatchReader, Protocol):
+    """One segment's frames."""
 
     def report(self) -> SegmentReport:
         """After the end."""
@@ -348,7 +353,4 @@ class Subscription(Protocol):
 class Doorbell(Protocol):
     """Tells workers that there may be work. Losing a ring loses time, never work."""
 
-    async def ring(self) -> None: ...
-
-    async def wait(self, *, timeout_s: float) -> None:
-        """Until somebody rang since the last return, at most so long."""
+    def ring(self) -> None: ...
