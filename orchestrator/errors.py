@@ -5,7 +5,10 @@ The web layer maps classes to HTTP statuses, the command line to exit codes; nob
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
+
+# Too many requests; a proxy or a server that is busy, starting or stopping.
+TEMPORARY_STATUSES: Final = frozenset({429, 502, 503, 504})
 
 
 class TrireelError(Exception):
@@ -272,8 +275,40 @@ class CertificateFailedError(ExportError):
     code = "certificate_failed"
 
 
+# What the client of the API meets.
+
+
 class ServerUnreachableError(TrireelError):
     """The client found no orchestrator at the address."""
 
     code = "server_unreachable"
     retryable = True
+
+
+class ConnectionLostError(ServerUnreachableError):
+    """The server went silent or away during a call; whether it did the work is unknown."""
+
+    code = "connection_lost"
+
+
+class AnswerInvalidError(TrireelError):
+    """Something answers at the address, but not as Trireel does."""
+
+    code = "answer_invalid"
+
+
+class StackStartError(TrireelError):
+    """The embedded stack that a command started for itself did not become ready."""
+
+    code = "stack_start_failed"
+
+
+class ApiError(TrireelError):
+    """The server refused a call. code and detail: the server's own. status: of HTTP."""
+
+    def __init__(self, detail: str, *, code: str, status: int) -> None:
+        super().__init__(detail)
+        self.code = code  # type: ignore[misc]  # every answer brings its own
+        self.retryable = status in TEMPORARY_STATUSES  # type: ignore[misc]  # likewise
+        self.status = status
+        self.detail = detail
