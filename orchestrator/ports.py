@@ -262,6 +262,9 @@ class VideoReader(Protocol):
 
     def open_segment(self, request: SegmentRequest) -> AbstractAsyncContextManager[SegmentBatches]: ...
 
+    async def close_run(self, run_id: str) -> None:
+        """End the decoders that were kept open for a run."""
+
 
 class BatchReader(Protocol):
     async def next(self) -> FrameBatch | None:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.core.contract import DEFAULT_CONFIDENCE, DEFAULT_IOU, MAX_CANDIDATES, ModelCard
-from orchestrator.errors import SamplingInvalidError, ThresholdOutOfRangeError
+from orchestrator.errors import ModelChangedError, SamplingInvalidError, ThresholdOutOfRangeError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -339,3 +339,11 @@ class ServedModel:
     card: ModelCard
     max_batch: int
     instances: int
+
+    def require_digest(self, digest: str) -> None:
+        """Raises ModelChangedError if this is another network than the one with `digest`."""
+        if self.version.digest != digest:
+            raise ModelChangedError(
+                f"Triton serves another network as {self.version} than the run began with; "
+                "publish changed weights as a new version"
+            )

@@ -1,0 +1,176 @@
+"""The use cases of jobs: submit, look, cancel, delete."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import structlog
+
+from orchestrator.core.contract import DEFAULT_CONFIDENCE, MAX_CANDIDATES
+from orchestrator.core.records import Job, Progress, Run, Video
+from orchestrator.core.states import IndexState, JobState, RunState
+from orchestrator.core.types import JobSpec, RunSpec, Sampling, View
+from orchestrator.core.views import checked_view, class_ids_of
+from orchestrator.errors import RequestInvalidError
+from orchestrator.metering import Meters
+from orchestrator.ports import (
+    CandidateArchive,
+    Doorbell,
+    EventBus,
+    JobStore,
+    ModelCatalogue,
+    Page,
+    RunStore,
+    VideoStore,
+)
+
+log = structlog.get_logger()
+
+STAGE_BY_RUN_STATE = {
+    RunState.WAITING: "planning",
+    RunState.OPEN: "inferring",
+    RunState.FINALIZING: "finalizing",
+    RunState.SUCCEEDED: "finalizing",
+    RunState.FAILED: "finalizing",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRequest:
+    """What somebody asks for. model: "name" or "name:version". iou: None is the version's.
+
+    classes: names or ids; None lets all through.
+    """
+
+    video_id: str
+    model: str
+    sampling: Sampling = field(default_factory=Sampling)
+    min_confidence: float = DEFAULT_CONFIDENCE
+    iou: float | None = None
+    classes: tuple[str, ...] | None = None
+    max_det: int = MAX_CANDIDATES
+    priority: int = 50
+    timeout_s: float | None = None
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobSnapshot:
+    """A job with all that an answer shows of it. stage: queued, indexing, planning, inferring, finalizing or done."""
+
+    job: Job
+    run: Run
+    video: Video
+    progress: Progress
+    stage: str
+    queue_position: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Jobs:
+    """utc_now: aware. work: rung when there may be something to do."""
+
+    store: JobStore
+    runs: RunStore
+    videos: VideoStore
+    archive: CandidateArchive
+    catalogue: ModelCatalogue
+    bus: EventBus
+    work: Doorbell
+    meters: Meters
+    utc_now: Callable[[], datetime]
+
+    async def submit(self, request: JobRequest, *, owner: str) -> JobSnapshot:
+        """Take a job and answer at once; the work follows in the background.
+
+        Raises VideoNotFoundError, ModelNotFoundError, ModelNotReadyError, RequestInvalidError.
+        """
+        video = await self.videos.get(request.video_id)
+        name, version = parse_model(request.model)
+        model = await self.catalogue.find(name, version)
+        view = View(
+            min_confidence=request.min_confidence,
+            iou=model.card.iou if request.iou is None else request.iou,
+            class_ids=None if request.classes is None else class_ids_of(request.classes, model.card),
+            max_det=request.max_det,
+        )
+        spec = JobSpec(
+            run=RunSpec(video.sha256, model.version, request.sampling),
+            view=checked_view(view, model.card),
+            priority=request.priority,
+            timeout_s=request.timeout_s,
+            tags=request.tags,
+        )
+        job = await self.store.submit(spec, card=model.card, video_id=video.id, owner=owner, now=self.utc_now())
+        log.info("job submitted", job_id=job.id, run_id=job.run_id, video_id=video.id, model=str(model.version))
+        await self.bus.ring(job.id)
+        self.work.ring()
+        return await self._snapshot_of(job)
+
+    async def snapshot(self, job_id: str) -> JobSnapshot:
+        """Raises JobNotFoundError."""
+        return await self._snapshot_of(await self.store.get(job_id))
+
+    async def page(
+        self, *, limit: int, cursor: str | None, states: Collection[JobState] = (), model: str | None = None
+    ) -> Page[JobSnapshot]:
+        """Newest first. Raises CursorInvalidError."""
+        page = await self.store.page(limit=limit, cursor=cursor, states=states, model=model)
+        runs = await self.runs.many({job.run_id for job in page.items})
+        videos = await self.videos.many({job.video_id for job in page.items})
+        snapshots = [await self._assemble(job, runs[job.run_id], videos[job.video_id]) for job in page.items]
+        return Page(items=snapshots, next_cursor=page.next_cursor)
+
+    async def cancel(self, job_id: str) -> JobSnapshot:
+        """Let go of the job's run; legal in every state, and twice. Raises JobNotFoundError."""
+        job = await self.store.cancel(job_id, now=self.utc_now())
+        await self.store.settle_cancelled(now=self.utc_now())
+        log.info("job cancelled", job_id=job_id)
+        await self.bus.ring(job.id)
+        self.work.ring()
+        return await self.snapshot(job_id)
+
+    async def remove(self, job_id: str) -> None:
+        """Delete the job in any state, and what nobody else uses of its run. Raises JobNotFoundError."""
+        orphaned_run = await self.store.remove(job_id, now=self.utc_now())
+        if orphaned_run:
+            await self.archive.remove(orphaned_run)
+            self.meters.end(orphaned_run)
+        log.info("job removed", job_id=job_id)
+        await self.bus.ring(job_id)
+        self.work.ring()
+
+    async def _snapshot_of(self, job: Job) -> JobSnapshot:
+        return await self._assemble(job, await self.runs.get(job.run_id), await self.videos.get(job.video_id))
+
+    async def _assemble(self, job: Job, run: Run, video: Video) -> JobSnapshot:
+        stage = stage_of(job, run, video)
+        return JobSnapshot(
+            job=job,
+            run=run,
+            video=video,
+            progress=self.meters.snapshot(run, stage=stage),
+            stage=stage,
+            queue_position=await self.store.queue_position(job) if job.state is JobState.QUEUED else None,
+        )
+
+
+def stage_of(job: Job, run: Run, video: Video) -> str:
+    """Where the work on a job is."""
+    if job.state.is_terminal:
+        return "done"
+    if job.state is JobState.QUEUED:
+        return "queued"
+    if run.state is RunState.WAITING and video.index_state is IndexState.PENDING:
+        return "indexing"
+    return STAGE_BY_RUN_STATE[run.state]
+
+
+def parse_model(text: str) -> tuple[str, int | None]:
+    """Split "name" or "name:version". Raises RequestInvalidError."""
+    name, colon, version = text.partition(":")
+    if not name or (colon and not (version.isascii() and version.isdigit() and int(version) > 0)):
+        raise RequestInvalidError(f"a model is named like yolo11n or yolo11n:2, not {text!r}")
+    return name, int(version) if colon else None

@@ -1,0 +1,228 @@
+"""Views of a job's candidates: detections in frame order, and counts over time; during the run and afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.core.records import Job, Run, Video
+from orchestrator.core.sampling import SampledFrames
+from orchestrator.core.states import RunState
+from orchestrator.core.types import Candidates, View
+from orchestrator.core.views import apply_view, checked_view, class_ids_of, suppresses_again
+from orchestrator.errors import ThresholdOutOfRangeError
+from orchestrator.ports import CandidateArchive, EventBus, JobStore, PartStore, RunStore, VideoFiles, VideoStore
+
+# As many frames as the archive keeps in a row group: a page reads one or two of them.
+BLOCK_FRAMES: Final = 1000
+FOLLOW_POLL_S: Final = 15.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ViewRequest:
+    """What somebody asks of a job's candidates; None is the job's own. classes: names or ids."""
+
+    min_confidence: float | None = None
+    iou: float | None = None
+    classes: tuple[str, ...] | None = None
+    max_det: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectionBlock:
+    """Consecutive sampled frames and their detections.
+
+    frame_index: int32 (F,). pts_ms: float64 (F,). failed: reasons by source index, of frames that gave no picture.
+    detections: sorted by frame, best first; of these frames only.
+    """
+
+    frame_index: NDArray[np.int32]
+    pts_ms: NDArray[np.float64]
+    failed: Mapping[int, str]
+    detections: Candidates
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultHeader:
+    """What a reader must know before the first detection.
+
+    complete_through_frame: source index of the last sampled frame whose fate is known, None if there is none.
+    """
+
+    job: Job
+    run: Run
+    video: Video
+    view: View
+    class_names: tuple[str, ...]
+    is_second_suppression: bool
+    complete_through_frame: int | None
+    is_complete: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeline:
+    """Counts over time. starts_s: float64 (B,). frames: int64 (B,), sampled ones. counts: int64 (B, C)."""
+
+    bucket_s: float
+    class_ids: tuple[int, ...]
+    class_names: tuple[str, ...]
+    starts_s: NDArray[np.float64]
+    frames: NDArray[np.int64]
+    counts: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Results:
+    jobs: JobStore
+    runs: RunStore
+    videos: VideoStore
+    parts: PartStore
+    archive: CandidateArchive
+    files: VideoFiles
+    bus: EventBus
+
+    async def open(
+        self,
+        job_id: str,
+        request: ViewRequest,
+        *,
+        first_frame: int = 0,
+        last_frame: int | None = None,
+        follow: bool = False,
+    ) -> tuple[ResultHeader, AsyncIterator[DetectionBlock]]:
+        """The header, and the blocks of frames first_frame..last_frame (source indices, inclusive).
+
+        follow: go on until the job ends. Raises JobNotFoundError, RequestInvalidError, both before the first block.
+        """
+        header = await self._header(job_id, request)
+        if first_frame < 0 or (last_frame is not None and last_frame < first_frame):
+            raise ThresholdOutOfRangeError("from_frame must be 0 or more, and to_frame not before it")
+        return header, self._blocks(header, first_frame=first_frame, last_frame=last_frame, follow=follow)
+
+    async def of_frames(self, run: Run, view: View, *, first_frame: int, last_frame: int) -> Candidates:
+        """The detections of frames first_frame..last_frame (source indices, inclusive)."""
+        candidates = await self._candidates(run, first_frame=first_frame, last_frame=last_frame)
+        return apply_view(candidates, view, run.card)
+
+    async def timeline(self, job_id: str, request: ViewRequest, *, bucket_s: float) -> tuple[ResultHeader, Timeline]:
+        """Detections per class and bucket of time, over the frames known so far. Raises as `open` does."""
+        header = await self._header(job_id, request)
+        if not 0.01 <= bucket_s <= 86_400:
+            raise ThresholdOutOfRangeError(f"bucket_s must lie between 0.01 and 86400, not {bucket_s}")
+        class_ids = tuple(sorted(header.view.class_ids or range(len(header.class_names))))
+        bucket_ms = 1000 * bucket_s
+        times_ms = np.zeros(0, dtype=np.float64)
+        pieces: list[Candidates] = []
+        async for block in self._blocks(header, first_frame=0, last_frame=None, follow=False):
+            times_ms = np.concatenate([times_ms, block.pts_ms])
+            pieces.append(block.detections)
+        shown = Candidates.concatenate(pieces)
+        bucket_count = int(times_ms[-1] / bucket_ms) + 1 if len(times_ms) else 0
+        counts = np.zeros((bucket_count, len(header.class_names)), dtype=np.int64)
+        np.add.at(counts, ((shown.pts_ms / bucket_ms).astype(np.int64), shown.class_ids), 1)
+        timeline = Timeline(
+            bucket_s=bucket_s,
+            class_ids=class_ids,
+            class_names=tuple(header.class_names[class_id] for class_id in class_ids),
+            starts_s=np.arange(bucket_count, dtype=np.float64) * np.float64(bucket_s),
+            frames=np.bincount((times_ms / bucket_ms).astype(np.int64), minlength=bucket_count).astype(np.int64),
+            counts=counts[:, list(class_ids)],
+        )
+        return header, timeline
+
+    async def _header(self, job_id: str, request: ViewRequest) -> ResultHeader:
+        job = await self.jobs.get(job_id)
+        run = await self.runs.get(job.run_id)
+        view = checked_view(_merged(job.view, request, run), run.card)
+        return ResultHeader(
+            job=job,
+            run=run,
+            video=await self.videos.get(job.video_id),
+            view=view,
+            class_names=run.card.class_names,
+            is_second_suppression=suppresses_again(view, run.card),
+            complete_through_frame=await self._complete_through(run),
+            is_complete=run.state is RunState.SUCCEEDED,
+        )
+
+    async def _complete_through(self, run: Run) -> int | None:
+        if run.frames_total is None:
+            return None
+        if run.state is not RunState.SUCCEEDED:
+            return await self.parts.complete_through(run.id)
+        frames = await self._frames(run)
+        return int(frames.positions[-1])
+
+    async def _frames(self, run: Run) -> SampledFrames:
+        return SampledFrames.of(await self.files.load_index(run.video_id), run.spec.sampling)
+
+    async def _candidates(self, run: Run, *, first_frame: int, last_frame: int) -> Candidates:
+        """All candidates of the frames, from wherever the run keeps them now."""
+        if run.state is not RunState.SUCCEEDED:
+            pieces = [part async for part in self.parts.read(run.id, first_frame=first_frame, last_frame=last_frame)]
+            # Finalizing deletes the parts: what was read before that is whole, what was read after is not.
+            if (await self.runs.get(run.id)).state is not RunState.SUCCEEDED:
+                return Candidates.concatenate(pieces)
+        groups = self.archive.read(run.id, first_frame=first_frame, last_frame=last_frame)
+        return Candidates.concatenate([group async for group in groups])
+
+    async def _blocks(
+        self, header: ResultHeader, *, first_frame: int, last_frame: int | None, follow: bool
+    ) -> AsyncIterator[DetectionBlock]:
+        """Blocks as far as frames are known; with `follow`, until the run has ended."""
+        job_id, run = header.job.id, header.run
+        frames: SampledFrames | None = None
+        next_frame = first_frame
+        async with self.bus.subscribe(job_id, run.id) as subscription:
+            while True:
+                # The states are read before the frames: an end seen here cannot hide frames that came before it.
+                job, run = await self.jobs.get(job_id), await self.runs.get(run.id)
+                through = await self._complete_through(run)
+                if through is not None:
+                    frames = frames or await self._frames(run)
+                    end = through if last_frame is None else min(through, last_frame)
+                    failed = await self.parts.failed_frames(run.id)
+                    for first, last in _page_bounds(frames, next_frame, end):
+                        yield await self._block(run, frames, header.view, first=first, last=last, failed=failed)
+                    next_frame = max(next_frame, end + 1)
+                is_read = last_frame is not None and next_frame > last_frame
+                if is_read or not follow or run.state is RunState.SUCCEEDED or job.state.is_terminal:
+                    return
+                await subscription.next(timeout_s=FOLLOW_POLL_S)
+
+    async def _block(
+        self, run: Run, frames: SampledFrames, view: View, *, first: int, last: int, failed: Mapping[int, str]
+    ) -> DetectionBlock:
+        """The block of samples first..last, inclusive."""
+        positions = frames.positions[first : last + 1].astype(np.int32)
+        from_frame, to_frame = int(positions[0]), int(positions[-1])
+        return DetectionBlock(
+            frame_index=positions,
+            pts_ms=frames.pts_ms(first, last),
+            failed={frame: reason for frame, reason in failed.items() if from_frame <= frame <= to_frame},
+            detections=await self.of_frames(run, view, first_frame=from_frame, last_frame=to_frame),
+        )
+
+
+def _page_bounds(frames: SampledFrames, first_frame: int, last_frame: int) -> list[tuple[int, int]]:
+    """Cut the samples within first_frame..last_frame into blocks: first and last sample of each."""
+    first = int(np.searchsorted(frames.positions, first_frame))
+    end = int(np.searchsorted(frames.positions, last_frame, side="right"))
+    return [(start, min(start + BLOCK_FRAMES, end) - 1) for start in range(first, end, BLOCK_FRAMES)]
+
+
+def _merged(view: View, request: ViewRequest, run: Run) -> View:
+    """The job's view with what the request names put in its place."""
+    if request.min_confidence is not None:
+        view = replace(view, min_confidence=request.min_confidence)
+    if request.iou is not None:
+        view = replace(view, iou=request.iou)
+    if request.max_det is not None:
+        view = replace(view, max_det=request.max_det)
+    if request.classes is not None:
+        view = replace(view, class_ids=class_ids_of(request.classes, run.card))
+    return view

@@ -1,0 +1,133 @@
+"""What happens to runs between segments: admit jobs, plan, finalize, fail, settle what was cancelled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import structlog
+
+from orchestrator.core.planning import plan_segments
+from orchestrator.core.records import Failure, Job, Run
+from orchestrator.core.sampling import SampledFrames
+from orchestrator.errors import VideoWithoutFramesError
+from orchestrator.metering import Meters
+from orchestrator.ports import (
+    CandidateArchive,
+    Doorbell,
+    EventBus,
+    JobStore,
+    PartStore,
+    RunStore,
+    VideoFiles,
+    VideoReader,
+    VideoStore,
+)
+from orchestrator.telemetry import Metrics
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upkeep:
+    """segment_frames: sampled frames a segment. work: rung when segments appeared or a place came free."""
+
+    jobs: JobStore
+    runs: RunStore
+    parts: PartStore
+    videos: VideoStore
+    files: VideoFiles
+    archive: CandidateArchive
+    reader: VideoReader
+    bus: EventBus
+    meters: Meters
+    metrics: Metrics
+    work: Doorbell
+    segment_frames: int
+    max_running_jobs: int
+    utc_now: Callable[[], datetime]
+
+    async def admit_and_plan(self) -> bool:
+        """Move jobs out of the queue and lay out their runs; True if anything moved."""
+        now = self.utc_now()
+        moved = [*await self.jobs.expire(now=now), *await self.settle_cancelled()]
+        moved += await self.jobs.admit(max_running=self.max_running_jobs, now=now)
+        await self._announce(moved)
+        planned = await self.runs.to_plan()
+        for run in planned:
+            await self._plan(run)
+        return bool(moved or planned)
+
+    async def finalize_next(self) -> bool:
+        """Close the runs all of whose segments are done; True if there was one."""
+        complete = await self.runs.to_finalize()
+        for run in complete:
+            await self._finalize(run)
+        return bool(complete)
+
+    async def settle_cancelled(self) -> Sequence[Job]:
+        """End the cancelling jobs whose segments are handed back by now."""
+        settled = await self.jobs.settle_cancelled(now=self.utc_now())
+        await self._announce(settled)
+        return settled
+
+    async def fail(self, run: Run, failure: Failure) -> None:
+        """End a run, and every live job of it, for a reason."""
+        jobs = await self.runs.fail(run.id, failure, now=self.utc_now())
+        log.warning("run failed", run_id=run.id, code=failure.code, message=failure.message)
+        await self._ended(run, jobs)
+
+    async def _plan(self, run: Run) -> None:
+        video = await self.videos.get(run.video_id)
+        if video.report is None:
+            failure = video.index_failure or Failure(code="video_unreadable", message="the video has no index")
+            await self.fail(run, failure)
+            return
+        frames = SampledFrames.of(await self.files.load_index(video.id), run.spec.sampling)
+        if not len(frames):
+            what = "has no frames" if not len(frames.index) else "has none between start_s and end_s"
+            await self.fail(
+                run, Failure(code=VideoWithoutFramesError.code, message=f"the video {what}; nothing to infer")
+            )
+            return
+        await self.runs.open(
+            run.id,
+            plans=plan_segments(frames, segment_frames=self.segment_frames),
+            skipped=frames.skipped,
+            warnings=video.report.warnings,
+            notes=(*video.header.notes, *video.report.notes),
+        )
+        log.info("run planned", run_id=run.id, frames=len(frames), skipped=frames.skipped)
+        await self.bus.ring(run.id)
+        self.work.ring()
+
+    async def _finalize(self, run: Run) -> None:
+        if run.ledger.inferred == 0:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(run.ledger.reasons.items()))
+            message = f"none of the {run.ledger.planned} sampled frames could be decoded ({reasons})"
+            await self.fail(run, Failure(code=VideoWithoutFramesError.code, message=message))
+            return
+        await self.archive.write(run.id, self.parts.read(run.id, first_frame=0, last_frame=None))
+        jobs = await self.runs.succeed(run.id, now=self.utc_now())
+        log.info("run finalized", run_id=run.id, inferred=run.ledger.inferred, failed=run.ledger.failed)
+        await self._ended(run, jobs)
+
+    async def _ended(self, run: Run, jobs: Sequence[Job]) -> None:
+        self.meters.end(run.id)
+        await self.reader.close_run(run.id)
+        await self.bus.ring(run.id)
+        await self._announce(jobs)
+        self.work.ring()
+
+    async def _announce(self, jobs: Sequence[Job]) -> None:
+        """Log, count and ring for jobs that have just moved."""
+        for job in jobs:
+            log.info("job moved", job_id=job.id, run_id=job.run_id, state=job.state.value)
+            if job.state.is_terminal:
+                self.metrics.jobs_finished.labels(job.state.value).inc()
+            if job.failure:
+                self.metrics.job_failures.labels(job.failure.code).inc()
+            await self.bus.ring(job.id, job.run_id)
+        if jobs:
+            self.work.ring()

@@ -1,0 +1,192 @@
+"""What a worker does: take the fairest segment, run it, and decide what follows a failure."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Final
+
+import structlog
+
+from orchestrator.core.ledger import all_failed
+from orchestrator.core.planning import earlier_entries
+from orchestrator.core.records import Failure, LeasedSegment, Run, SegmentResult
+from orchestrator.core.sampling import SampledFrames
+from orchestrator.core.types import Candidates, ServedModel, StageSeconds
+from orchestrator.errors import (
+    DecoderCrashedError,
+    DecoderError,
+    InferenceError,
+    LeaseLostError,
+    RunUnwantedError,
+    TrireelError,
+    VideoError,
+)
+from orchestrator.metering import Meters
+from orchestrator.ports import EventBus, ModelCatalogue, SegmentRequest, VideoFiles, VideoStore
+from orchestrator.segment import SegmentTools, run_segment
+from orchestrator.upkeep import Upkeep
+
+log = structlog.get_logger()
+
+# A segment that killed its decoder so often is given up: its frames are failed, the job goes on.
+MAX_STRIKES: Final = 3
+UNEXPECTED: Final = Failure(
+    code=TrireelError.code, message="the server met a defect of its own; its log has the details, please report them"
+)
+# Runs whose index stays in memory: as many as a worker switches between.
+CACHED_RUNS: Final = 32
+
+
+@dataclass(slots=True, kw_only=True)
+class Worker:
+    """One taker of segments. batch_frames: most frames a request to Triton.
+
+    after: the run and segment it ended last, whose decoder is still open.
+    """
+
+    tools: SegmentTools
+    videos: VideoStore
+    files: VideoFiles
+    catalogue: ModelCatalogue
+    bus: EventBus
+    meters: Meters
+    upkeep: Upkeep
+    batch_frames: int
+    retry_pause_s: float
+    after: tuple[str, int] | None = None
+    _frames: OrderedDict[str, SampledFrames] = field(default_factory=OrderedDict)
+
+    async def work_once(self) -> bool:
+        """Take one segment to its end; False if there was none to take."""
+        now = self.tools.utc_now()
+        until = now + timedelta(seconds=self.tools.lease_s)
+        leased = await self.tools.runs.lease_next(after=self.after, now=now, until=until)
+        if leased is None:
+            return False
+        with structlog.contextvars.bound_contextvars(run_id=leased.run.id, segment=leased.plan.number):
+            try:
+                await self._work_on(leased)
+            except asyncio.CancelledError:
+                self.meters.gave_up(leased.run.id, leased.plan.number)
+                await asyncio.shield(self.tools.runs.hand_back(leased.lease))
+                raise
+            except Exception:
+                # The top of a background task: a defect of ours ends the run truthfully instead of looping.
+                log.exception("segment failed unexpectedly")
+                await self.tools.runs.hand_back(leased.lease)
+                await self.upkeep.fail(leased.run, UNEXPECTED)
+        return True
+
+    async def _work_on(self, leased: LeasedSegment) -> None:
+        failure: TrireelError | None = None
+        try:
+            is_lost = leased.strikes >= MAX_STRIKES
+            run = await (self._give_frames_up(leased) if is_lost else self._infer(leased))
+        except* TrireelError as group:
+            failure = worst_of(group)
+        if failure is not None:
+            self.after = None
+            self.meters.gave_up(leased.run.id, leased.plan.number)
+            await self._after_failure(leased, failure)
+            return
+        self.after = (leased.run.id, leased.plan.number)
+        await self.meters.committed(run, leased.plan.number)
+        await self.bus.ring(run.id)
+        if run.segments_done == run.segments_total:
+            self.upkeep.work.ring()
+
+    async def _infer(self, leased: LeasedSegment) -> Run:
+        run = leased.run
+        video = await self.videos.get(run.video_id)
+        model = await self._served(run)
+        frames = await self._frames_of(run)
+        self.meters.begin(run, video)
+
+        async def on_inferred(count: int) -> None:
+            await self.meters.inferred(run.id, leased.plan.number, count)
+
+        request = self._request(leased, frames, model)
+        return await run_segment(leased, request, model, self.tools, on_inferred=on_inferred)
+
+    async def _served(self, run: Run) -> ServedModel:
+        """The run's model as Triton serves it. Raises ModelChangedError when it is another network by now."""
+        wanted = run.spec.model
+        served = await self.catalogue.find(wanted.name, wanted.version)
+        served.require_digest(wanted.digest)
+        return served
+
+    async def _frames_of(self, run: Run) -> SampledFrames:
+        frames = self._frames.pop(run.id, None)
+        if frames is None:
+            frames = SampledFrames.of(await self.files.load_index(run.video_id), run.spec.sampling)
+        self._frames[run.id] = frames
+        if len(self._frames) > CACHED_RUNS:
+            self._frames.popitem(last=False)
+        return frames
+
+    def _request(self, leased: LeasedSegment, frames: SampledFrames, model: ServedModel) -> SegmentRequest:
+        plan = leased.plan
+        positions = frames.positions[plan.first_sample : plan.last_sample + 1]
+        return SegmentRequest(
+            run_id=leased.run.id,
+            path=self.files.content_path(leased.run.video_id),
+            plan=plan,
+            stamps=frames.stamps(plan.first_sample, plan.last_sample),
+            wanted_pts=frames.index.pts[positions] if frames.index.is_timed else positions,
+            earlier_entries=earlier_entries(frames.index, plan.entry_pts),
+            is_timed=frames.index.is_timed,
+            imgsz=model.card.imgsz,
+            stride=model.card.stride,
+            batch_frames=min(self.batch_frames, model.max_batch),
+        )
+
+    async def _give_frames_up(self, leased: LeasedSegment) -> Run:
+        """Commit a segment that no decoder survives, all its frames failed."""
+        frames = await self._frames_of(leased.run)
+        stamps = frames.stamps(leased.plan.first_sample, leased.plan.last_sample)
+        log.warning("segment given up", strikes=leased.strikes, frames=len(stamps))
+        result = SegmentResult(
+            candidates=Candidates.empty(),
+            stamps=(),
+            report=all_failed(stamps, DecoderCrashedError.code),
+            seconds=StageSeconds(),
+        )
+        return await self.tools.parts.commit(leased.lease, result, now=self.tools.utc_now())
+
+    async def _after_failure(self, leased: LeasedSegment, error: TrireelError) -> None:
+        """Hand the segment back, or end its run, by the kind of the error."""
+        if isinstance(error, LeaseLostError):
+            log.warning("segment lost to another attempt")
+            return
+        await self.tools.runs.hand_back(leased.lease, is_strike=isinstance(error, DecoderError))
+        if isinstance(error, RunUnwantedError):
+            await self.upkeep.settle_cancelled()
+        elif isinstance(error, DecoderError):
+            log.warning("decoder failed", code=error.code, message=str(error), strikes=leased.strikes + 1)
+        elif error.retryable:
+            log.warning("segment waits", code=error.code, message=str(error))
+            await asyncio.sleep(self.retry_pause_s)
+        else:
+            await self.upkeep.fail(leased.run, Failure(code=error.code, message=str(error)))
+
+
+# Which error of a group decides: the later in this list, the more it says about what to do.
+SEVERITY: Final = (TrireelError, InferenceError, DecoderError, VideoError, RunUnwantedError, LeaseLostError)
+
+
+def worst_of(group: BaseExceptionGroup[TrireelError]) -> TrireelError:
+    """The error of a (nested) group that decides what happens next."""
+    errors: list[TrireelError] = []
+
+    def gather(member: BaseException) -> None:
+        if isinstance(member, BaseExceptionGroup):
+            for inner in member.exceptions:
+                gather(inner)
+        elif isinstance(member, TrireelError):
+            errors.append(member)
+
+    gather(group)
+    return max(errors, key=lambda error: max(rank for rank, kind in enumerate(SEVERITY) if isinstance(error, kind)))
