@@ -61,6 +61,18 @@ class FormatUnknownError(RequestInvalidError):
     code = "format_unknown"
 
 
+class EventIdInvalidError(RequestInvalidError):
+    """Where to resume a stream of events is no id that a stream has told."""
+
+    code = "event_id_invalid"
+
+
+class NotSupportedError(RequestInvalidError):
+    """Part of the API to come, refused rather than ignored."""
+
+    code = "not_supported"
+
+
 # What a caller asked for is not there, or not now.
 
 
@@ -112,6 +124,12 @@ class UploadTooLargeError(UploadError):
 
 class UploadEmptyError(UploadError):
     code = "upload_empty"
+
+
+class UploadTypeError(UploadError):
+    """A body that is neither a form nor a video."""
+
+    code = "upload_type_unsupported"
 
 
 class UploadInterruptedError(UploadError):

@@ -7,11 +7,12 @@ import sys
 from typing import Final, Literal
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 REQUEST_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 STAGE_SECONDS: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 BATCH_FRAMES: Final = (1, 2, 4, 8, 16, 32, 64)
+EXPOSITION_TYPE: Final = CONTENT_TYPE_LATEST
 
 
 class Metrics:
@@ -82,6 +83,10 @@ class Metrics:
             "trireel_triton_restarts_total", "Times the embedded Triton was started again.", registry=registry
         )
         self.upload_bytes = Counter("trireel_upload_bytes_total", "Bytes of video received.", registry=registry)
+
+    def exposition(self) -> bytes:
+        """All metrics in Prometheus' text format, whose media type is EXPOSITION_TYPE."""
+        return generate_latest(self.registry)
 
 
 def configure_logging(log_format: Literal["text", "json"], level: str) -> None:
