@@ -1,0 +1,104 @@
+"""The database: SQLite by default, PostgreSQL by URL. One writing transaction at a time, any number of readers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from sqlalchemy import Connection, event, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from orchestrator.errors import SettingsError
+from orchestrator.settings import StorageSettings
+from orchestrator.storage.failures import database_errors
+from orchestrator.storage.schema import upgrade_schema
+
+BUSY_TIMEOUT_S: Final = 10.0
+WAL_BYTES: Final = 64 * 1024**2
+WRITES: Final = "trireel_writes"
+# Any number will do, as long as every writer takes the same one.
+POSTGRESQL_WRITER_LOCK: Final = 0x7472_6972
+SQLITE_PRAGMAS: Final = (
+    "PRAGMA journal_mode = WAL",
+    # A job that was answered 202 must survive a power cut; NORMAL could lose the last commits.
+    "PRAGMA synchronous = FULL",
+    "PRAGMA foreign_keys = ON",
+    f"PRAGMA journal_size_limit = {WAL_BYTES}",
+)
+
+
+class Database:
+    """Transactions of one event loop. Raises StorageError and DiskFullError, and nothing of SQLAlchemy's.
+
+    Writers wait for their turn in order here; SQLite's own wait is a sleep that lets the unlucky starve. They are
+    one at a time in PostgreSQL too, by an advisory lock: event ids then become visible in order, so that a reader
+    who has seen id 6 never misses id 5.
+    """
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._writing_engine = engine.execution_options(**{WRITES: True})
+        self._turn = asyncio.Lock()
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        """One consistent snapshot; keep it short, since an open one stops SQLite's checkpoints."""
+        with database_errors():
+            async with self._engine.begin() as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncConnection]:
+        """Commits at the end, rolls back when an exception leaves."""
+        async with self._turn:
+            with database_errors():
+                async with self._writing_engine.begin() as connection:
+                    if connection.dialect.name == "postgresql":
+                        await connection.execute(text(f"SELECT pg_advisory_xact_lock({POSTGRESQL_WRITER_LOCK})"))
+                    yield connection
+
+
+@asynccontextmanager
+async def open_database(settings: StorageSettings) -> AsyncIterator[Database]:
+    """Bring the tables up to date and serve them. Raises SettingsError, StorageError, DiskFullError."""
+    engine = _build_engine(settings.database_url)
+    try:
+        database = Database(engine)
+        async with database.write() as connection:
+            await connection.run_sync(upgrade_schema)
+        yield database
+    finally:
+        await engine.dispose()
+
+
+def _build_engine(database_url: str) -> AsyncEngine:
+    with database_errors():
+        url = make_url(database_url)
+        if url.get_backend_name() == "sqlite":
+            engine = create_async_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
+            event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+            event.listen(engine.sync_engine, "begin", _begin_sqlite)
+            return engine
+        if url.get_backend_name() == "postgresql":
+            return create_async_engine(url, pool_pre_ping=True)
+    raise SettingsError(
+        f"TRIREEL_DATABASE_URL names {url.get_backend_name()}; use sqlite+aiosqlite or postgresql+psycopg"
+    )
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    # The driver must not begin transactions by itself: its BEGIN is deferred, and a deferred one that
+    # reads first and writes later fails at once under contention, whatever the busy time-out.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in SQLITE_PRAGMAS:
+        cursor.execute(pragma)
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get(WRITES, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

@@ -1,0 +1,12 @@
+"""Random ids: 128 bits as short text that fits into a URL, with a prefix that says of what."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Literal
+
+ID_BYTES = 16
+
+
+def new_id(prefix: Literal["vid", "run", "job"]) -> str:
+    return f"{prefix}_{secrets.token_urlsafe(ID_BYTES)}"
