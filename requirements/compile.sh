@@ -6,6 +6,7 @@ compile() {
   uv pip compile --quiet --python-version 3.11 --universal --no-emit-index-url --no-header "$@"
 }
 compile --generate-hashes pyproject.toml --output-file requirements/serve.txt
+compile --generate-hashes --constraint requirements/serve.txt requirements/build.in --output-file requirements/build.txt
 compile --generate-hashes requirements/triton.in --output-file requirements/triton.txt
 compile --generate-hashes --no-deps requirements/pytriton.in --output-file requirements/pytriton.txt
 compile --extra dev --constraint requirements/serve.txt pyproject.toml --output-file requirements/dev.txt

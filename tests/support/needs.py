@@ -55,6 +55,7 @@ LACKS: Final[Mapping[str, Callable[[], str | None]]] = {
     "prometheus": _lack_of_program("prometheus", "prometheus"),
     "promtool": _lack_of_program("promtool", "prometheus"),
     "docker_compose": _lack_of_program("docker-compose", "docker-compose"),
+    "shellcheck": _lack_of_program("shellcheck", "shellcheck"),
 }
 
 

@@ -1,0 +1,84 @@
+# Trireel: each command sets up what it needs, once per change of its requirements. `make help` lists them.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# Python 3.11 or 3.12; without it the first that fits is taken.
+PYTHON ?=
+export PYTHON
+
+VIDEO ?= export/demo/clip.mp4
+MODEL ?= demo_shapes
+TESTS ?= tests/unit tests/contract tests/integration tests/e2e
+
+PIP_INSTALL = bin/python -m pip -qq --disable-pip-version-check --no-input install --progress-bar off
+HASHED = $(PIP_INSTALL) --require-hashes
+
+# An environment is complete when its stamp is there. Each is made from nothing, so that one that was interrupted,
+# or made for other requirements, leaves nothing behind; the stamp goes with the folder.
+SERVE := .venv/.complete
+DEV := .venv/.complete-dev
+TRITON := .venv-triton/.complete
+EXPORT := .venv-export/.complete
+
+.PHONY: help
+help: ## list the commands
+	@awk -F ': .*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: $(SERVE) $(TRITON) ## make the environments that demo and serve need
+
+.PHONY: demo
+demo: $(SERVE) $(TRITON) ## run a model over a video and print what it found: [VIDEO=clip.mp4] [MODEL=name]
+	.venv/bin/trireel run "$(VIDEO)" --model "$(MODEL)"
+
+.PHONY: serve
+serve: $(SERVE) $(TRITON) ## the API on http://127.0.0.1:8080, with a Triton of its own
+	.venv/bin/trireel serve
+
+.PHONY: model
+model: $(SERVE) $(TRITON) $(EXPORT) ## export, certify and publish: WEIGHTS=yolo11n.pt NAME=yolo11n [FRAMES=folder]
+	@test -n "$(WEIGHTS)" || { echo "make model: WEIGHTS=file.pt is missing" >&2; exit 2; }
+	@test -n "$(NAME)" || { echo "make model: NAME=name is missing" >&2; exit 2; }
+	.venv-export/bin/python -m export --weights "$(WEIGHTS)" --name "$(NAME)" $(if $(FRAMES),--frames "$(FRAMES)")
+
+.PHONY: test
+test: $(DEV) $(TRITON) ## all tests but those of the export: [TESTS=tests/unit]
+	.venv/bin/python -m pytest -q $(TESTS)
+
+.PHONY: test-export
+test-export: $(TRITON) $(EXPORT) ## the tests of the export; installs PyTorch
+	.venv-export/bin/python -m pytest -q tests/export
+
+.PHONY: check
+check: $(DEV) ## lint, types, import contracts, names and sizes
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+	.venv/bin/lint-imports --no-cache --no-logo
+	.venv/bin/python -m pytest -q tests/unit/test_repository_names_and_sizes.py
+
+.PHONY: clean
+clean: ## remove environments and caches; videos, results and models stay
+	rm -rf .venv .venv-triton .venv-export .mypy_cache .ruff_cache .pytest_cache .hypothesis .build
+	find benchmarks export orchestrator tests trireel -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(SERVE): requirements/serve.txt requirements/build.txt pyproject.toml
+	@echo "Setting up .venv (serving) ..."
+	@python=$$(requirements/find_python.sh) && "$$python" -m venv --clear .venv
+	@.venv/$(HASHED) -r requirements/serve.txt -r requirements/build.txt
+	@.venv/$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(DEV): $(SERVE) requirements/dev.txt
+	@echo "Setting up .venv (development) ..."
+	@.venv/$(PIP_INSTALL) -r requirements/dev.txt
+	@touch $@
+
+$(TRITON): requirements/triton.txt requirements/pytriton.txt
+	@echo "Setting up .venv-triton (the embedded Triton) ..."
+	@python=$$(requirements/find_python.sh triton) && "$$python" -m venv --clear .venv-triton
+	@.venv-triton/$(HASHED) -r requirements/triton.txt
+	@.venv-triton/$(HASHED) --no-deps -r requirements/pytriton.txt
+	@touch $@
