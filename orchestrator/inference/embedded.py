@@ -6,7 +6,7 @@ import asyncio
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -163,6 +163,7 @@ async def supervise_embedded_triton(
     thread that started it. Raises TritonStartError where the installation cannot work or a port is taken.
     """
     check_platform()
+    _check_repository(repository or settings.model_repository)
     installation = await find_installation(settings.environment)
     with ExitStack() as stack:
         ports = ServerPorts(*stack.enter_context(reserve_ports(LOOPBACK, (0, 0, settings.metrics_port))))
@@ -185,12 +186,8 @@ async def supervise_embedded_triton(
             start_timeout_s=start_timeout_s,
         )
         triton = EmbeddedTriton(plan, metrics=metrics, now=time.monotonic)
-        async with asyncio.TaskGroup() as group:
-            supervisor = group.create_task(triton.keep_running())
-            try:
-                yield triton
-            finally:
-                supervisor.cancel()
+        async with _beside(triton.keep_running()):
+            yield triton
 
 
 @asynccontextmanager
@@ -217,3 +214,23 @@ async def open_embedded_triton(
     ) as triton:
         await triton.wait_ready()
         yield triton
+
+
+def _check_repository(repository: Path) -> None:
+    # Seen with 2.51: without its repository the server neither exits nor answers.
+    if not repository.is_dir():
+        raise TritonStartError(f"the model repository {repository} is no folder; set TRIREEL_MODEL_REPOSITORY to one")
+
+
+@asynccontextmanager
+async def _beside(work: Coroutine[object, object, None]) -> AsyncIterator[None]:
+    """Work beside the body and cancel it at the end. A lone exception leaves as itself instead of in a group."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(work)
+            yield
+            task.cancel()
+    except BaseExceptionGroup as failures:
+        if len(failures.exceptions) == 1:
+            raise failures.exceptions[0] from failures.exceptions[0].__cause__
+        raise
