@@ -95,17 +95,6 @@ preparation (uint8[batch, height, width, 3] {FRAMES}) => (float[batch, 3, height
     prepared = Div (levels, white)
 }}"""
 
-# The best 300 rows of (N, K, 6), zeros after the last whose score is over the floor.
-CUT: Final = f"""
-    row_score, row = TopK <axis = 1> (kept_score, most)
-    row_column = Unsqueeze (row, two)
-    row_index = Expand (row_column, row_shape)
-    best_rows = GatherElements <axis = 1> (rows, row_index)
-    is_row = Greater (row_score, floor)
-    is_row_column = Unsqueeze (is_row, two)
-    {CANDIDATES} = Where (is_row_column, best_rows, zero)
-"""
-
 
 def _suppression(class_count: int, floor: float, iou: float) -> str:
     """Ultralytics' `non_max_suppression(agnostic=False, multi_label=False)` for whole batches."""
@@ -115,7 +104,7 @@ suppression (float[batch, channels, anchors] raw) => (float[batch, {MAX_CANDIDAT
 <int64[2] channels_split = {{4, {class_count}}}, int64[2] halves = {{2, 2}}, int64[1] one = {{1}}, int64[1] two = {{2}},
  int64[4] pads = {{0, 0, 0, {kept}}}, int64[1] kept = {{{kept}}}, int64[1] most = {{{MAX_CANDIDATES}}},
  int64[3] box_shape = {{1, 1, 4}}, int64[3] row_shape = {{1, 1, 6}}, int64[2] frame_and_anchor = {{0, 2}},
- float zero = {{0.0}}, float half = {{2.0}}, float class_offset = {{{float(CLASS_OFFSET_PX)}}},
+ float zero = {{0.0}}, float divisor = {{2.0}}, float class_offset = {{{float(CLASS_OFFSET_PX)}}},
  float floor = {{{floor}}}, float iou = {{{iou}}}>
 {{
     box_channels, score_channels = Split <axis = 1> (raw, channels_split)
@@ -138,7 +127,7 @@ suppression (float[batch, channels, anchors] raw) => (float[batch, {MAX_CANDIDAT
     boxes = Transpose <perm = [0, 2, 1]> (box_channels)
     top_box = GatherElements <axis = 1> (boxes, anchor_index)
     centre, size = Split <axis = 2> (top_box, halves)
-    reach = Div (size, half)
+    reach = Div (size, divisor)
     top_left = Sub (centre, reach)
     bottom_right = Add (centre, reach)
     corners = Concat <axis = 2> (top_left, bottom_right)
@@ -155,21 +144,34 @@ suppression (float[batch, channels, anchors] raw) => (float[batch, {MAX_CANDIDAT
     is_kept = ScatterND (zeros, selected_at, ones)
     kept_score = Mul (top_score, is_kept)
     rows = Concat <axis = 2> (corners, score_column, class_column)
-    {CUT}
+
+    row_score, row = TopK <axis = 1> (kept_score, most)
+    row_column = Unsqueeze (row, two)
+    row_index = Expand (row_column, row_shape)
+    best_rows = GatherElements <axis = 1> (rows, row_index)
+    is_row = Greater (row_score, floor)
+    is_row_column = Unsqueeze (is_row, two)
+    {CANDIDATES} = Where (is_row_column, best_rows, zero)
 }}"""
 
 
 def _selection(class_count: int, floor: float) -> str:
-    """Ultralytics' `Detect.postprocess`: the best 300 anchors, then the best 300 (anchor, class) pairs of those."""
+    """Ultralytics' `Detect.postprocess`: the best 300 anchors, then the best 300 (anchor, class) pairs of those.
+
+    A frame of fewer anchors has no more rows than anchors.
+    """
     return f"""{HEADER}
 selection (float[batch, channels, anchors] raw) => (float[batch, {MAX_CANDIDATES}, 6] {CANDIDATES})
-<int64[2] channels_split = {{4, {class_count}}}, int64[1] one = {{1}}, int64[1] two = {{2}},
- int64[4] pads = {{0, 0, 0, {MAX_CANDIDATES}}}, int64[6] channel_pads = {{0, 0, 0, 0, {MAX_CANDIDATES}, 0}},
+<int64[2] channels_split = {{4, {class_count}}}, int64[1] two = {{2}},
+ int64[6] channel_pads = {{0, 0, 0, 0, {MAX_CANDIDATES}, 0}},
  int64[1] most = {{{MAX_CANDIDATES}}}, int64[3] channels_shape = {{1, 1, {4 + class_count}}},
- int64[2] flat = {{0, -1}}, int64[3] box_shape = {{1, 1, 4}}, int64[3] row_shape = {{1, 1, 6}},
- int64 classes = {{{class_count}}}, float zero = {{0.0}}, float floor = {{{floor}}}>
+ int64[2] flat = {{0, -1}}, int64[3] box_shape = {{1, 1, 4}},
+ int64 classes = {{{class_count}}}, int64 first = {{0}}, int64 most_rows = {{{MAX_CANDIDATES}}}, int64 step = {{1}},
+ float zero = {{0.0}}, float floor = {{{floor}}}>
 {{
     anchor_rows = Transpose <perm = [0, 2, 1]> (raw)
+    raw_shape = Shape (raw)
+    anchor_count = Gather <axis = 0> (raw_shape, two)
     padded_rows = Pad (anchor_rows, channel_pads, zero)
     all_boxes, all_scores = Split <axis = 2> (padded_rows, channels_split)
     score = ReduceMax <axes = [2], keepdims = 0> (all_scores)
@@ -190,7 +192,10 @@ selection (float[batch, channels, anchors] raw) => (float[batch, {MAX_CANDIDATES
     score_column = Unsqueeze (kept_score, two)
     class_column = Unsqueeze (class, two)
     rows = Concat <axis = 2> (corners, score_column, class_column)
-    is_row = Greater (kept_score, floor)
+    is_over_floor = Greater (kept_score, floor)
+    rank = Range (first, most_rows, step)
+    is_in_reach = Less (rank, anchor_count)
+    is_row = And (is_over_floor, is_in_reach)
     is_row_column = Unsqueeze (is_row, two)
     {CANDIDATES} = Where (is_row_column, rows, zero)
 }}"""

@@ -1,0 +1,156 @@
+"""Reads Ultralytics weights and writes their network as plain ONNX: the only home of torch and ultralytics.
+
+Both sides of a certificate start here: the source network, run by PyTorch as Ultralytics runs it, and the raw ONNX
+graph that `graph.py` joins to the contract.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import io
+import warnings
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnx
+import onnxslim
+import torch
+from numpy.typing import NDArray
+from ultralytics.nn.modules.head import Detect, v10Detect
+from ultralytics.nn.tasks import torch_safe_load
+from ultralytics.utils.nms import non_max_suppression
+
+from export.graph import OPSET, RAW_INPUT, RAW_OUTPUT, Head
+from orchestrator.core.contract import DEFAULT_IMGSZ, MAX_CANDIDATES
+from orchestrator.errors import ExportError
+
+# Other heads (segments, poses, oriented boxes, open vocabularies) answer more than the contract can carry.
+DETECTOR_HEADS: Final = (Detect, v10Detect)
+# What Ultralytics raises for files that are no checkpoint of a known kind (8.4.190).
+UNREADABLE: Final = (TypeError, AttributeError, RuntimeError, ValueError, KeyError, EOFError, ModuleNotFoundError)
+# Ultralytics letterboxes to multiples of 32 px at least, whatever the network's own stride.
+LEAST_STRIDE: Final = 32
+# Tracing needs some frames; sides and batch that differ from each other would show a mix-up.
+TRACED_SHAPE: Final = (2, 3, 64, 96)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceNetwork:
+    """A detector as its checkpoint has it: float32, in evaluation mode. imgsz, stride: px."""
+
+    detector: torch.nn.Module
+    head: Head
+    kind: str
+    class_names: tuple[str, ...]
+    stride: int
+    imgsz: int
+    weights_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class SourceAnswer:
+    """raw: float32 (N, 4 + classes, anchors). boxes: for each frame float32 (K, 6), rows as in the contract."""
+
+    raw: NDArray[np.float32]
+    boxes: tuple[NDArray[np.float32], ...]
+
+
+class RawNetwork(torch.nn.Module):
+    """A copy of a detector that stops at its decoded head: (N, 3, H, W) in 0..1 -> (N, 4 + classes, anchors)."""
+
+    def __init__(self, detector: Any, *, is_fused: bool) -> None:
+        super().__init__()
+        self.detector = copy.deepcopy(detector)
+        if is_fused:
+            self.detector.fuse(verbose=False)
+        head = self.detector.model[-1]
+        head.export = True  # the decoded tensor alone
+        head.dynamic = True  # anchors follow the size of the frame
+        if head.end2end:
+            # The one-to-one head's selection is left to the graph, which also takes frames of under 300 anchors.
+            head.postprocess = lambda rows: rows.permute(0, 2, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        raw: torch.Tensor = self.detector(images)
+        return raw
+
+
+def load_source(weights: Path, imgsz: int | None) -> SourceNetwork:
+    """Read a checkpoint without running code from it. Raises ExportError if it is none, or not of a detector."""
+    detector = _read_detector(weights)
+    head = detector.model[-1]
+    if getattr(head, "one2one_cv2", None) is not None:
+        # YOLO26 and YOLOv10 carry both heads; Ultralytics 8.4.190 takes this one with `nms=False`.
+        head.end2end = True
+    stride = max(int(detector.stride.max()), LEAST_STRIDE)
+    chosen = imgsz or _trained_imgsz(detector)
+    if chosen % stride:
+        raise ExportError(f"imgsz {chosen} is not a multiple of the network's stride {stride}")
+    names = detector.names
+    return SourceNetwork(
+        detector=detector,
+        head=Head.ONE_TO_ONE if head.end2end else Head.ONE_TO_MANY,
+        kind=Path(str(detector.yaml.get("yaml_file", "unknown"))).stem,
+        class_names=tuple(str(names[number]) for number in range(head.nc)),
+        stride=stride,
+        imgsz=chosen,
+        weights_sha256=hashlib.sha256(weights.read_bytes()).hexdigest(),
+    )
+
+
+def answer_of_source(source: SourceNetwork, frames: NDArray[np.uint8], *, floor: float, iou: float) -> SourceAnswer:
+    """Run the source network as `ultralytics predict` does. frames: uint8 (N, H, W, 3), letterboxed."""
+    images = torch.from_numpy(np.ascontiguousarray(frames.transpose(0, 3, 1, 2))).float() / 255
+    with torch.inference_mode():
+        raw = RawNetwork(source.detector, is_fused=False)(images)
+        is_end2end = source.head is Head.ONE_TO_ONE
+        rows = source.detector.model[-1].postprocess(raw.permute(0, 2, 1)) if is_end2end else raw.clone()
+        boxes = non_max_suppression(rows, floor, iou, max_det=MAX_CANDIDATES, end2end=is_end2end)
+    return SourceAnswer(raw=raw.numpy(), boxes=tuple(found.numpy() for found in boxes))
+
+
+def export_raw(source: SourceNetwork) -> onnx.ModelProto:
+    """Trace the fused network into ONNX with dynamic batch, height and width, as `join_to_contract` takes it."""
+    network = RawNetwork(source.detector, is_fused=True).eval()
+    written = io.BytesIO()
+    axes = {RAW_INPUT: {0: "batch", 2: "height", 3: "width"}, RAW_OUTPUT: {0: "batch", 2: "anchors"}}
+    with warnings.catch_warnings(), torch.inference_mode():
+        # torch 2.13 calls this exporter deprecated and each shape it reads a risk; the certificate checks the result.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            network,
+            (torch.zeros(TRACED_SHAPE),),
+            written,
+            opset_version=OPSET,
+            input_names=[RAW_INPUT],
+            output_names=[RAW_OUTPUT],
+            dynamic_axes=axes,
+            dynamo=False,
+        )
+    return onnxslim.slim(onnx.load_from_string(written.getvalue()))
+
+
+def _read_detector(weights: Path) -> Any:
+    if not zipfile.is_zipfile(weights):
+        raise ExportError(f"{weights} is not a PyTorch checkpoint, or is cut off; download or copy it again")
+    try:
+        checkpoint, _ = torch_safe_load(str(weights), safe_only=True)
+        detector = checkpoint.get("ema") or checkpoint["model"]
+        head = detector.model[-1]
+    except UNREADABLE as exc:
+        reason = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
+        raise ExportError(f"{weights} is not an Ultralytics checkpoint that can be read safely: {reason}") from exc
+    if type(head) not in DETECTOR_HEADS:
+        raise ExportError(f"{weights} holds a {type(head).__name__} network; only detectors can be served")
+    return detector.float().eval()
+
+
+def _trained_imgsz(detector: Any) -> int:
+    """The size in the checkpoint's training arguments; what Ultralytics assumes where it has none."""
+    arguments = getattr(detector, "args", None) or {}
+    size = arguments.get("imgsz") if isinstance(arguments, dict) else getattr(arguments, "imgsz", None)
+    return int(size) if isinstance(size, int) else DEFAULT_IMGSZ
