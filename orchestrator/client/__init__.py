@@ -1,0 +1,77 @@
+"""The typed client of the REST API, with and without an event loop; also importable as `trireel`."""
+
+from __future__ import annotations
+
+from orchestrator.client.answers import (
+    BucketAnswer,
+    DetectionAnswer,
+    DoneBody,
+    FailureAnswer,
+    FrameAnswer,
+    JobAnswer,
+    JobEvent,
+    LedgerAnswer,
+    ModelAnswer,
+    ModelVersionAnswer,
+    PageAnswer,
+    ParamsAnswer,
+    ProgressAnswer,
+    ProgressBody,
+    ReadinessAnswer,
+    SegmentBody,
+    StateBody,
+    TimelineAnswer,
+    TimingsAnswer,
+    VideoAnswer,
+    ViewAnswer,
+)
+from orchestrator.client.async_client import AsyncClient
+from orchestrator.client.calls import FrameRange, SubmitJob, ViewQuery
+from orchestrator.client.exchange import DEFAULT_URL
+from orchestrator.client.sync_client import Client
+from orchestrator.client.transfer import FrameLines
+from orchestrator.errors import (
+    AnswerInvalidError,
+    ApiError,
+    ConnectionLostError,
+    ServerUnreachableError,
+    SettingsError,
+    TrireelError,
+)
+
+__all__ = [
+    "DEFAULT_URL",
+    "AnswerInvalidError",
+    "ApiError",
+    "AsyncClient",
+    "BucketAnswer",
+    "Client",
+    "ConnectionLostError",
+    "DetectionAnswer",
+    "DoneBody",
+    "FailureAnswer",
+    "FrameAnswer",
+    "FrameLines",
+    "FrameRange",
+    "JobAnswer",
+    "JobEvent",
+    "LedgerAnswer",
+    "ModelAnswer",
+    "ModelVersionAnswer",
+    "PageAnswer",
+    "ParamsAnswer",
+    "ProgressAnswer",
+    "ProgressBody",
+    "ReadinessAnswer",
+    "SegmentBody",
+    "ServerUnreachableError",
+    "SettingsError",
+    "StateBody",
+    "SubmitJob",
+    "TimelineAnswer",
+    "TimingsAnswer",
+    "TrireelError",
+    "VideoAnswer",
+    "ViewAnswer",
+    "ViewQuery",
+]

@@ -1,0 +1,93 @@
+"""Between a described call and httpx: addresses, requests, and what goes wrong as errors of the one tree."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from typing import Final, TypeVar
+
+import httpx
+import msgspec
+
+from orchestrator.client.calls import Call
+from orchestrator.errors import AnswerInvalidError, ApiError, ConnectionLostError, ServerUnreachableError, SettingsError
+
+Result = TypeVar("Result")
+
+START_HINT: Final = "start one with `trireel serve` or `make serve`, or name another with --url or TRIREEL_URL"
+DEFAULT_URL: Final = "http://127.0.0.1:8080"
+# A proxy named in the environment is not meant for this machine; None is httpx's own direct way.
+DIRECT_HOSTS: Final = ("all://127.0.0.1", "all://localhost", "all://[::1]")
+CONNECT_TIMEOUT_S: Final = 5.0
+WRITE_TIMEOUT_S: Final = 60.0
+MAX_OUTAGE_S: Final = 60.0
+UNREACHABLE: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of an error answer (RFC 9457) with this API's stable `code`."""
+
+    code: str
+    detail: str
+    status: int | None = None
+    title: str = ""
+
+
+def checked_url(url: str) -> str:
+    """`url` without its last slash. Raises SettingsError where it is no http(s) address."""
+    try:
+        parts = httpx.URL(url)
+    except httpx.InvalidURL as exc:
+        raise SettingsError(f"the server's address {url!r} is none: {exc}") from exc
+    if parts.scheme not in ("http", "https") or not parts.host:
+        raise SettingsError(f"the server's address must look like http://127.0.0.1:8080, not {url!r}")
+    return url.rstrip("/")
+
+
+def build_request(
+    http: httpx.Client | httpx.AsyncClient,
+    call: Call[Result],
+    *,
+    body: Iterator[bytes] | AsyncIterator[bytes] | None = None,
+) -> httpx.Request:
+    """The request that `call` describes; body: instead of its content."""
+    timeout = httpx.Timeout(
+        connect=CONNECT_TIMEOUT_S, read=call.read_timeout_s, write=WRITE_TIMEOUT_S, pool=CONNECT_TIMEOUT_S
+    )
+    return http.build_request(
+        call.method,
+        call.path,
+        params=call.query,
+        headers=call.headers,
+        content=call.content if body is None else body,
+        timeout=timeout,
+    )
+
+
+def is_answer(call: Call[Result], status: int) -> bool:
+    """Whether the body is what was asked for, and not a problem."""
+    return 200 <= status < 300 or status in call.accepts
+
+
+@contextmanager
+def connection_errors(url: str) -> Iterator[None]:
+    """Translate what httpx raises while talking to the server at `url`."""
+    try:
+        yield
+    except UNREACHABLE as exc:
+        raise ServerUnreachableError(f"no server answers at {url}; {START_HINT}") from exc
+    except httpx.TimeoutException as exc:
+        raise ConnectionLostError(f"the server at {url} did not answer in time; look at its log") from exc
+    except httpx.TransportError as exc:
+        raise ConnectionLostError(f"the connection to {url} broke ({exc}); look at the server's log") from exc
+
+
+def problem_of(status: int, content: bytes, *, url: str) -> ApiError | AnswerInvalidError:
+    """The error that an answer with a status of 300 or more stands for. content: its body, whole."""
+    try:
+        problem = msgspec.json.decode(content, type=Problem)
+    except msgspec.MsgspecError:
+        return AnswerInvalidError(
+            f"what answers at {url} with status {status} is no Trireel server; {START_HINT}",
+        )
+    return ApiError(problem.detail or problem.title, code=problem.code, status=status)
