@@ -194,6 +194,18 @@ class DecoderStalledError(DecoderError):
     code = "decoder_stalled"
 
 
+class SharedMemoryFullError(TrireelError):
+    """Shared memory has no room for the slots."""
+
+    code = "shared_memory_full"
+
+
+class FrameTooLargeError(TrireelError):
+    """One letterboxed frame does not fit into a slot: the model's `imgsz` is over what the slots were made for."""
+
+    code = "frame_too_large"
+
+
 # Inference.
 
 
@@ -257,6 +269,12 @@ class DataDirLockedError(StorageError):
 
     code = "data_dir_locked"
     retryable = False
+
+
+class PartsMovedError(StorageError):
+    """The run was finalized while its parts were read: the archive has all of them."""
+
+    code = "parts_moved"
 
 
 class LeaseLostError(StorageError):

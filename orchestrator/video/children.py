@@ -1,0 +1,322 @@
+"""Decoder children as the orchestrator sees them, and the decoder parent that forks them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final, TypeVar, cast
+
+import structlog
+
+from orchestrator.errors import (
+    DecoderCrashedError,
+    DecoderStalledError,
+    VideoEncryptedError,
+    VideoError,
+    VideoOverLimitError,
+    VideoUnreadableError,
+    VideoWithoutPictureError,
+)
+from orchestrator.telemetry import Metrics
+from orchestrator.video.channel import Channel, packet_sockets
+from orchestrator.video.messages import (
+    Alive,
+    Ended,
+    Fill,
+    Kill,
+    MessageError,
+    Refused,
+    Spawn,
+    Spawned,
+    from_wire,
+    to_wire,
+)
+from orchestrator.video.slots import SlotPool
+
+log = structlog.get_logger(__name__)
+
+Message = TypeVar("Message")
+
+PACKAGE_ROOT: Final = Path(__file__).parents[2]
+# A child waits once this many of its messages wait for us.
+MOST_UNREAD: Final = 32
+# Of the environment, what finding Python and its libraries needs; passwords and the like stay here.
+INHERITED_VARIABLES: Final = ("PATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "LANG", "LC_ALL", "TZ")
+ONE_THREAD: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+# Why a child ended: values of a metric's label.
+CRASHED: Final = "crashed"
+STALLED: Final = "stalled"
+BROKE_PROTOCOL: Final = "broke_protocol"
+DISMISSED: Final = "dismissed"
+REFUSALS: Final = {
+    each.code: each
+    for each in (
+        VideoError,
+        VideoUnreadableError,
+        VideoWithoutPictureError,
+        VideoEncryptedError,
+        VideoOverLimitError,
+    )
+}
+
+
+class DecoderChild:
+    """One child. Slots it holds come back when it hands them back, or when it is known dead; never before."""
+
+    def __init__(self, number: int, children: DecoderChildren, slots: SlotPool) -> None:
+        self.number = number
+        self.pid: int | None = None
+        self.held: set[int] = set()
+        self._children = children
+        self._slots = slots
+        self._unread: deque[bytes] = deque()
+        self._news = asyncio.Event()
+        self._is_silent = False
+        self._channel: Channel | None = None
+        self.killed_because: str | None = None
+        self.ended: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
+
+    @property
+    def is_usable(self) -> bool:
+        return not self._is_silent and not self.ended.done()
+
+    def connect(self, channel: Channel) -> None:
+        self._channel = channel
+
+    def send(self, message: object, fds: Sequence[int] = ()) -> None:
+        """Raises DecoderCrashedError if the child reads no more."""
+        try:
+            self._connected.send(to_wire(message), fds)
+        except OSError as exc:
+            raise DecoderCrashedError(f"a decoder takes no requests any more ({exc.strerror})") from exc
+
+    def lend(self, slot: int) -> None:
+        """Let the child fill a slot; from here on the slot is the child's to give back."""
+        self.held.add(slot)
+        self.send(Fill(slot))
+
+    def take_back(self, slot: int) -> None:
+        """The child handed a slot back with a batch in it; from here on it is the caller's to give back."""
+        self.held.remove(slot)
+
+    def give_back_held(self) -> None:
+        """The child touches none of its slots any more."""
+        while self.held:
+            self._slots.give_back(self.held.pop())
+
+    async def receive(self, *kinds: type[Message], timeout_s: float) -> Message:
+        """The next message, which must be of one of `kinds`; a sign of life begins the time-out anew.
+
+        Raises VideoError if the child refuses the file, DecoderStalledError, DecoderCrashedError. After all but a
+        refusal the child is dead.
+        """
+        while True:
+            packet = await self._next_packet(timeout_s)
+            try:
+                message = from_wire(packet, Alive, Refused, *kinds)
+            except MessageError as exc:
+                await self.end(BROKE_PROTOCOL)
+                raise DecoderCrashedError(f"a decoder sent what it never should: {exc}") from exc
+            if isinstance(message, Refused):
+                self.give_back_held()
+                raise REFUSALS.get(message.code, VideoError)(message.message)
+            if not isinstance(message, Alive):
+                return cast(Message, message)
+
+    async def end(self, reason: str) -> Ended:
+        """Kill the child and wait until it is dead. reason: for the metric."""
+        self._children.kill(self, reason)
+        return await asyncio.shield(self.ended)
+
+    async def _next_packet(self, timeout_s: float) -> bytes:
+        while not self._unread:
+            if self._is_silent:
+                raise DecoderCrashedError(f"a decoder {_manner(await self.end(CRASHED))}")
+            self._news.clear()
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._news.wait()
+            except TimeoutError as exc:
+                await self.end(STALLED)
+                raise DecoderStalledError(f"a decoder gave no sign of life for {timeout_s:g} s") from exc
+        self._connected.resume()
+        return self._unread.popleft()
+
+    @property
+    def _connected(self) -> Channel:
+        if self._channel is None:
+            raise ValueError("a child is used before it was spawned")
+        return self._channel
+
+    def on_packet(self, packet: bytes) -> None:
+        self._unread.append(packet)
+        self._news.set()
+        if len(self._unread) >= MOST_UNREAD:
+            self._connected.pause()
+
+    def on_silence(self) -> None:
+        """Its socket closed: it is dead or dying."""
+        self._is_silent = True
+        self._news.set()
+        self._children.on_silence(self)
+
+    def on_end(self, ended: Ended) -> None:
+        """It is dead: nothing writes into its slots any more."""
+        if not self.ended.done():
+            self.give_back_held()
+            self.ended.set_result(ended)
+            self._is_silent = True
+            self._unread.clear()
+            self._connected.close()
+            self._news.set()
+
+    def hear_out(self) -> None:
+        """Read on to the end of the socket, which tells of its death when no parent can."""
+        self._unread.clear()
+        self._connected.resume()
+
+
+class DecoderChildren:
+    """Starts the decoder parent when it is needed, and again when it died; spawns and kills through it."""
+
+    def __init__(self, *, memory_bytes: int, slots: SlotPool, metrics: Metrics) -> None:
+        self._memory_bytes = memory_bytes
+        self._slots = slots
+        self._metrics = metrics
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control: Channel | None = None
+        self._alive: dict[int, DecoderChild] = {}
+        self._next_number = 0
+
+    @property
+    def parent_pid(self) -> int | None:
+        return None if self._process is None else self._process.pid
+
+    def spawn(self, file_fd: int, *, with_slots: bool) -> DecoderChild:
+        """Fork a child for one file, which it sees through `file_fd` only; the caller keeps and closes its own copy.
+
+        Raises DecoderCrashedError if the decoder parent cannot be started.
+        """
+        child = DecoderChild(self._next_number, self, self._slots)
+        self._next_number += 1
+        ours, theirs = packet_sockets()
+        with theirs:
+            fds = [theirs.fileno(), file_fd, *([self._slots.fd] if with_slots else [])]
+            self._ask_parent(Spawn(child.number, self._memory_bytes), fds)
+            child.connect(Channel(ours, on_packet=child.on_packet, on_end=child.on_silence))
+        self._alive[child.number] = child
+        self._metrics.decoders_alive.set(len(self._alive))
+        return child
+
+    def kill(self, child: DecoderChild, reason: str) -> None:
+        """Have the child killed; `child.ended` tells when it is dead."""
+        if child.ended.done():
+            return
+        child.killed_because = child.killed_because or reason
+        if self._control is not None:
+            try:
+                self._control.send(to_wire(Kill(child.number)))
+            except OSError:
+                # The parent is gone, and the kernel kills its children; their sockets tell when.
+                return
+
+    async def aclose(self) -> None:
+        """End the parent and with it every child, and wait for all of them."""
+        children = list(self._alive.values())
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            await asyncio.to_thread(process.wait)
+        if children:
+            await asyncio.wait([child.ended for child in children])
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+
+    def _ask_parent(self, message: Spawn, fds: Sequence[int]) -> None:
+        try:
+            self._started().send(to_wire(message), fds)
+        except OSError:
+            # It died a moment ago, and its end has not been read yet.
+            self._on_parent_end()
+            try:
+                self._started().send(to_wire(message), fds)
+            except OSError as exc:
+                raise DecoderCrashedError("the decoder parent dies at start; its last words are in the log") from exc
+
+    def _started(self) -> Channel:
+        if self._control is None:
+            ours, theirs = packet_sockets()
+            with theirs:
+                # Popen returns when the program has begun: some milliseconds, once in the life of a server.
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "orchestrator.video.decoder_parent", str(theirs.fileno())],
+                    env=_environment(),
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                )
+            self._control = Channel(ours, on_packet=self._on_report, on_end=self._on_parent_end)
+            log.info("decoder parent started", pid=self._process.pid)
+        return self._control
+
+    def _on_report(self, packet: bytes) -> None:
+        match from_wire(packet, Spawned, Ended):
+            case Spawned(number, pid) if number in self._alive:
+                self._alive[number].pid = pid
+            case Ended(number) as ended if number in self._alive:
+                self._on_child_end(self._alive[number], ended)
+
+    def _on_parent_end(self) -> None:
+        """The parent died. The kernel kills its children; each is dead when its socket has closed."""
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+            log.error("decoder parent died", children=len(self._alive))
+        for child in list(self._alive.values()):
+            if child.is_usable:
+                child.hear_out()
+            else:
+                self.on_silence(child)
+
+    def on_silence(self, child: DecoderChild) -> None:
+        if self._control is None:
+            self._on_child_end(child, Ended(child.number, exit_code=0, signal=signal.SIGKILL))
+
+    def _on_child_end(self, child: DecoderChild, ended: Ended) -> None:
+        if self._alive.pop(child.number, None) is not None:
+            self._metrics.decoders_alive.set(len(self._alive))
+            if child.killed_because != DISMISSED:
+                self._metrics.decoder_exits.labels(child.killed_because or CRASHED).inc()
+            child.on_end(ended)
+
+
+@asynccontextmanager
+async def open_children(*, memory_bytes: int, slots: SlotPool, metrics: Metrics) -> AsyncIterator[DecoderChildren]:
+    """At the end every child is dead and every slot that one held is back."""
+    children = DecoderChildren(memory_bytes=memory_bytes, slots=slots, metrics=metrics)
+    try:
+        yield children
+    finally:
+        await children.aclose()
+
+
+def _environment() -> dict[str, str]:
+    inherited = {name: os.environ[name] for name in INHERITED_VARIABLES if name in os.environ}
+    return {**inherited, **ONE_THREAD, "PYTHONPATH": str(PACKAGE_ROOT)}
+
+
+def _manner(ended: Ended) -> str:
+    if ended.signal:
+        return f"was killed by {signal.Signals(ended.signal).name}"
+    return f"ended by itself with exit code {ended.exit_code}"

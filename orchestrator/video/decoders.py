@@ -1,0 +1,221 @@
+"""Reading videos in decoder children: the header, the index, and segments batch by batch."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from orchestrator.core.types import FrameIndex, IndexReport, VideoHeader
+from orchestrator.errors import DecoderCrashedError, VideoUnreadableError
+from orchestrator.ports import SegmentRequest
+from orchestrator.settings import VideoLimits
+from orchestrator.telemetry import Metrics
+from orchestrator.video.children import DISMISSED, DecoderChild, DecoderChildren, open_children
+from orchestrator.video.messages import (
+    INDEX_BYTES_PER_FRAME,
+    STAMP_BYTES,
+    ChildLimits,
+    DecodeSegment,
+    HeaderRead,
+    IndexMade,
+    MakeIndex,
+    ReadHeader,
+)
+from orchestrator.video.segment_batches import OpenSegment, check_fits
+from orchestrator.video.slots import SlotPool
+
+MOST_IDLE: Final = 16
+
+
+class Decoders:
+    """Implements `VideoReader`. Nothing a file does reaches this process; belongs to one event loop.
+
+    A child that ended a segment stays open for its run, so that the next segment needs no entry.
+    """
+
+    def __init__(
+        self,
+        children: DecoderChildren,
+        slots: SlotPool,
+        *,
+        limits: VideoLimits,
+        stall_timeout_s: float,
+        most_idle: int,
+    ) -> None:
+        self._children = children
+        self._slots = slots
+        self._limits = limits
+        self._stall_timeout_s = stall_timeout_s
+        self._most_idle = most_idle
+        self._idle: OrderedDict[int, _IdleChild] = OrderedDict()
+
+    async def read_header(self, path: Path) -> VideoHeader:
+        """Raises VideoError, DecoderError."""
+        with _open_video(path) as fd:
+            child = self._children.spawn(fd, with_slots=False)
+        try:
+            child.send(ReadHeader(self._child_limits()))
+            answer = await child.receive(HeaderRead, timeout_s=self._stall_timeout_s)
+        finally:
+            await child.end(DISMISSED)
+        return answer.header
+
+    async def make_index(self, path: Path) -> tuple[FrameIndex, IndexReport]:
+        """Raises VideoError, DecoderError."""
+        limits = self._child_limits()
+        with _open_video(path) as fd:
+            child = self._children.spawn(fd, with_slots=False)
+        with _open_memory(limits.max_frames * INDEX_BYTES_PER_FRAME) as memory_fd:
+            try:
+                child.send(MakeIndex(limits), [memory_fd])
+                answer = await child.receive(IndexMade, timeout_s=self._stall_timeout_s)
+                return self._read_index(answer, memory_fd), answer.report
+            except ValueError as exc:
+                raise DecoderCrashedError(f"a decoder made an impossible index: {exc}") from exc
+            finally:
+                await child.end(DISMISSED)
+
+    @asynccontextmanager
+    async def open_segment(self, request: SegmentRequest) -> AsyncIterator[OpenSegment]:
+        """Raises DecoderError, VideoError, FrameTooLargeError. Leaving early ends the child and frees its slots."""
+        check_fits(request, self._slots)
+        child = self._take_idle(request) or self._spawn(request.path)
+        segment = OpenSegment(request, child, self._slots, stall_timeout_s=self._stall_timeout_s)
+        try:
+            self._begin(child, request)
+            yield segment
+        finally:
+            if segment.is_over and child.is_usable:
+                await self._keep_idle(child, request)
+            else:
+                await child.end(DISMISSED)
+
+    async def close_run(self, run_id: str) -> None:
+        """End the children that wait for more segments of this run."""
+        for number in [number for number, idle in self._idle.items() if idle.run_id == run_id]:
+            # Another task may have ended it while we waited for the one before.
+            idle = self._idle.pop(number, None)
+            if idle is not None:
+                await idle.child.end(DISMISSED)
+
+    def _begin(self, child: DecoderChild, request: SegmentRequest) -> None:
+        wanted = request.wanted_pts.astype(np.int64, copy=False)
+        message = DecodeSegment(
+            number=request.plan.number,
+            entries=() if request.plan.entry_pts is None else (request.plan.entry_pts, *request.earlier_entries),
+            is_timed=request.is_timed,
+            imgsz=request.imgsz,
+            stride=request.stride,
+            batch_frames=request.batch_frames,
+            slot_bytes=self._slots.slot_bytes,
+            max_frame_pixels=self._limits.max_frame_pixels,
+        )
+        with _open_memory(wanted.nbytes) as memory_fd:
+            os.pwrite(memory_fd, wanted.tobytes(), 0)
+            child.send(message, [memory_fd])
+
+    def _spawn(self, path: Path) -> DecoderChild:
+        with _open_video(path) as fd:
+            return self._children.spawn(fd, with_slots=True)
+
+    def _take_idle(self, request: SegmentRequest) -> DecoderChild | None:
+        """The child that ended the segment before; else one that waits for the same run and can seek."""
+        usable = [idle for idle in self._idle.values() if idle.fits(request)]
+        if not usable:
+            return None
+        best = next((idle for idle in usable if idle.next_segment == request.plan.number), usable[0])
+        del self._idle[best.child.number]
+        return best.child
+
+    async def _keep_idle(self, child: DecoderChild, request: SegmentRequest) -> None:
+        self._idle[child.number] = _IdleChild(child, request.run_id, request.path, request.plan.number + 1)
+        while len(self._idle) > self._most_idle:
+            _, oldest = self._idle.popitem(last=False)
+            await oldest.child.end(DISMISSED)
+
+    def _child_limits(self) -> ChildLimits:
+        return ChildLimits(
+            max_duration_s=self._limits.max_duration_s,
+            max_frame_pixels=self._limits.max_frame_pixels,
+            max_fps=self._limits.max_fps,
+            max_frames=self._limits.max_frames,
+        )
+
+    def _read_index(self, answer: IndexMade, memory_fd: int) -> FrameIndex:
+        """Raises ValueError if the child's figures cannot be."""
+        count = answer.report.frame_count
+        if not 0 < count <= self._limits.max_frames or answer.time_base_num < 1 or answer.time_base_den < 1:
+            raise ValueError(f"{count} frames, {answer.time_base_num}/{answer.time_base_den} s a tick")
+        pts = np.frombuffer(os.pread(memory_fd, count * STAMP_BYTES, 0), dtype=np.int64)
+        flags = np.frombuffer(os.pread(memory_fd, count, self._limits.max_frames * STAMP_BYTES), dtype=np.uint8)
+        if (np.diff(pts) < 0).any():
+            raise ValueError("its time stamps run backwards")
+        time_base = Fraction(answer.time_base_num, answer.time_base_den)
+        return FrameIndex(pts, flags != 0, time_base, is_timed=answer.is_timed)
+
+
+class _IdleChild:
+    """A child between two segments of a run."""
+
+    def __init__(self, child: DecoderChild, run_id: str, path: Path, next_segment: int) -> None:
+        self.child = child
+        self.run_id = run_id
+        self.path = path
+        self.next_segment = next_segment
+
+    def fits(self, request: SegmentRequest) -> bool:
+        return self.child.is_usable and self.run_id == request.run_id and self.path == request.path
+
+
+@asynccontextmanager
+async def open_decoders(
+    *,
+    limits: VideoLimits,
+    stall_timeout_s: float,
+    slots: SlotPool,
+    metrics: Metrics,
+    most_idle: int = MOST_IDLE,
+) -> AsyncIterator[Decoders]:
+    """Decoders whose children all end with the context. most_idle: children kept between segments, over all runs."""
+    async with open_children(memory_bytes=limits.decoder_memory_bytes, slots=slots, metrics=metrics) as children:
+        yield Decoders(children, slots, limits=limits, stall_timeout_s=stall_timeout_s, most_idle=most_idle)
+
+
+@contextmanager
+def _open_video(path: Path) -> Iterator[int]:
+    """A descriptor of the file, read-only. Raises VideoUnreadableError for anything but a file with something in it."""
+    try:
+        # Without O_NONBLOCK opening a FIFO would wait for a writer.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as exc:
+        raise VideoUnreadableError(f"its file cannot be opened ({exc.strerror})") from exc
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise VideoUnreadableError("it is no regular file")
+        if status.st_size == 0:
+            raise VideoUnreadableError("its file is empty")
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _open_memory(byte_size: int) -> Iterator[int]:
+    """Memory to share with a child, of a size that neither side can change."""
+    fd = os.memfd_create("trireel", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(fd, byte_size)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
+        yield fd
+    finally:
+        os.close(fd)

@@ -1,0 +1,145 @@
+"""Frames of one video, one after the other, from an entry on; runs in a decoder child.
+
+Nothing here knows of slots or sockets. A frame's key is its time stamp in ticks, or its position in output order
+where the index is not timed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Final, cast
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.packet import Packet
+from av.sidedata.sidedata import Type
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from orchestrator.errors import VideoOverLimitError
+from orchestrator.video.containers import open_container, picture_stream
+from orchestrator.video.orientation import orientation_of
+
+PIXEL_FORMAT: Final = "rgb24"
+
+
+def display_matrix(frame: VideoFrame) -> bytes | None:
+    """The display matrix that the container or the frame itself declares."""
+    found = frame.side_data.get(Type.DISPLAYMATRIX)  # type: ignore[call-overload]  # the stub knows one key only
+    return None if found is None else bytes(found)
+
+
+class FrameSource:
+    """Decodes one video in output order. Owns the container it opens; `fd` belongs to the caller.
+
+    still_alive: called for each packet. entry: where the frames given out began. last_key: every frame up to it has
+    been given out, None where nothing has. frame_errors: packets that gave an error and frames marked corrupt.
+    """
+
+    def __init__(self, fd: int, *, is_timed: bool, max_frame_pixels: int, still_alive: Callable[[], None]) -> None:
+        self._fd = fd
+        self._is_timed = is_timed
+        self._max_frame_pixels = max_frame_pixels
+        self._still_alive = still_alive
+        self._container: InputContainer | None = None
+        self._packets: Iterator[Packet[VideoStream]] = iter(())
+        self._ready: deque[VideoFrame] = deque()
+        self._held: tuple[int, VideoFrame] | None = None
+        self._ordinal = 0
+        self._reformatter = VideoReformatter()
+        self.entry: int | None = None
+        self.last_key: int | None = None
+        self.frame_errors = 0
+
+    def enter(self, entry: int | None) -> bool:
+        """Go to the key frame at `entry` (ticks), or to the first byte of the file; False where no seek leads there.
+
+        Frames before the entry are never given out: they may refer to frames that were not decoded.
+        """
+        if entry is None or self._container is None:
+            self.close()
+            self._container = open_container(self._fd, max_frame_pixels=self._max_frame_pixels)
+        stream = picture_stream(self._container, max_frame_pixels=self._max_frame_pixels)
+        if entry is not None:
+            try:
+                self._container.seek(entry, stream=stream)
+            except av.FFmpegError:
+                return False
+        self._packets = self._container.demux(stream)
+        self._stream = stream
+        self._ready.clear()
+        self._held = None
+        self._ordinal = 0
+        self.entry = entry
+        self.last_key = None
+        self.frame_errors = 0
+        return True
+
+    def next(self) -> tuple[int, VideoFrame] | None:
+        """The next frame with its key, None at the end. Raises VideoError."""
+        if self._held is not None:
+            held, self._held = self._held, None
+            self.last_key = held[0]
+            return held
+        while True:
+            while self._ready:
+                frame = self._ready.popleft()
+                key = self._key(frame)
+                if key is not None and (self.entry is None or key >= self.entry):
+                    self.last_key = key
+                    return key, frame
+            self._still_alive()
+            packet = self._next_packet()
+            if packet is None:
+                return None
+            self._ready.extend(self._decode(packet))
+
+    def hold(self, key: int, frame: VideoFrame) -> None:
+        """Take back the frame that `next` gave last, for the next segment."""
+        self._held = (key, frame)
+        self.last_key = key - 1
+
+    def pixels(self, frame: VideoFrame) -> NDArray[np.uint8]:
+        """The upright frame, uint8 (h, w, 3) RGB; valid while `frame` lives."""
+        rgb = self._reformatter.reformat(frame, format=PIXEL_FORMAT, threads=1).to_ndarray()
+        return orientation_of(display_matrix(frame)).upright(np.asarray(rgb, dtype=np.uint8))
+
+    def close(self) -> None:
+        if self._container is not None:
+            self._container.close()
+            self._container = None
+
+    def _next_packet(self) -> Packet[VideoStream] | None:
+        try:
+            return next(self._packets, None)
+        except av.InvalidDataError:
+            # Nothing more can be demuxed; an empty packet fetches what the decoder still holds.
+            self.frame_errors += 1
+            flush = cast("Packet[VideoStream]", Packet())
+            flush.stream = self._stream
+            return flush
+
+    def _key(self, frame: VideoFrame) -> int | None:
+        if self._is_timed:
+            return frame.pts
+        self._ordinal += 1
+        return self._ordinal - 1
+
+    def _decode(self, packet: Packet[VideoStream]) -> list[VideoFrame]:
+        with av.logging.Capture() as complaints:
+            try:
+                frames = packet.decode()
+            except av.error.MemoryError:
+                raise
+            except av.FFmpegError:
+                frames = []
+                complaints.append((av.logging.ERROR, "", ""))
+        self.frame_errors += bool(complaints) + sum(frame.is_corrupt for frame in frames)
+        for frame in frames:
+            if frame.width * frame.height > self._max_frame_pixels:
+                raise VideoOverLimitError(f"a frame of {frame.width}x{frame.height} pixels is over the limit")
+        return frames
