@@ -1,0 +1,189 @@
+"""What can be known of docker-compose.yml without a Docker engine."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import subprocess
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from orchestrator.settings import DEFAULTS, load_settings
+from tests.support.compose import (
+    COMPOSE_FILE,
+    dot_env,
+    environment_of,
+    interpolated,
+    load_compose,
+    published_ports,
+    triton_flags,
+)
+from tests.support.needs import ROOT
+
+COMPOSE = load_compose()
+SERVICES = COMPOSE["services"]
+TRITONS = ("triton", "triton-cpu")
+# A tag that is a version, and not a name that moves.
+PINNED_IMAGE = re.compile(r"^[a-z0-9./-]+:v?\d+\.\d+[\w.-]*$")
+
+# Since 26.05; the server in our wheel is older.
+FLAGS_NEWER_THAN_THE_WHEEL = {"allow-client-shm"}
+# --http-port and so on are left at Triton's defaults.
+TRITON_GRPC_PORT, TRITON_METRICS_PORT = 8001, 8002
+
+
+def service_names() -> list[str]:
+    return sorted(SERVICES)
+
+
+def test_the_file_keeps_the_compose_specification() -> None:
+    schema = resources.files("check_jsonschema") / "builtin_schemas" / "vendor" / "compose-spec.json"
+    jsonschema.Draft202012Validator(json.loads(schema.read_text())).validate(COMPOSE)
+
+
+def docker_compose_config(document: dict[str, Any], folder: Path, profile: str) -> subprocess.CompletedProcess[str]:
+    file = folder / "docker-compose.yml"
+    file.write_text(yaml.safe_dump(document))
+    command = ["docker-compose", "--file", file, "--project-directory", ROOT, "--profile", profile, "config"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def without_what_1_29_is_too_old_for(document: dict[str, Any]) -> dict[str, Any]:
+    """docs/deployment.md names the same two."""
+    older = copy.deepcopy(document)
+    del older["name"]
+    for service in older["services"].values():
+        for condition in service.get("depends_on", {}).values():
+            condition.pop("required", None)
+    return older
+
+
+@pytest.mark.needs("docker_compose")
+@pytest.mark.parametrize("profile", ["gpu", "cpu"])
+def test_docker_compose_1_29_reads_all_but_what_it_is_too_old_for(profile: str, tmp_path: Path) -> None:
+    answer = docker_compose_config(without_what_1_29_is_too_old_for(COMPOSE), tmp_path, profile)
+    assert answer.returncode == 0, answer.stderr
+    understood = yaml.safe_load(answer.stdout)["services"]
+    assert understood["orchestrator"]["ipc"] == "service:ipc"
+    assert understood["ipc"]["shm_size"] == "2gb"
+    assert set(understood) == set(SERVICES)
+
+
+@pytest.mark.needs("docker_compose")
+@pytest.mark.parametrize("newer", ["name", "required"])
+def test_what_1_29_is_too_old_for_is_still_in_the_file(newer: str, tmp_path: Path) -> None:
+    document = without_what_1_29_is_too_old_for(COMPOSE)
+    if newer == "name":
+        document["name"] = COMPOSE["name"]
+    else:
+        document["services"]["orchestrator"]["depends_on"] = SERVICES["orchestrator"]["depends_on"]
+    assert newer in docker_compose_config(document, tmp_path, "gpu").stderr
+
+
+@pytest.mark.parametrize("name", service_names())
+def test_every_service_is_pinned_limited_checked_and_without_privileges(name: str) -> None:
+    service = SERVICES[name]
+    assert PINNED_IMAGE.match(service["image"])
+    assert {"test", "interval", "timeout", "retries"} <= set(service["healthcheck"])
+    assert set(service["deploy"]["resources"]["limits"]) == {"cpus", "memory"}
+    assert service["pids_limit"] > 0
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["restart"] == "unless-stopped"
+
+
+@pytest.mark.parametrize("name", service_names())
+def test_ports_are_open_on_the_loopback_only(name: str) -> None:
+    assert {port.address for port in published_ports(SERVICES[name])} <= {"127.0.0.1"}
+
+
+@pytest.mark.parametrize("name", TRITONS)
+def test_triton_is_reached_by_the_private_network_only(name: str) -> None:
+    assert set(SERVICES[name]["networks"]) == {"backend"}
+    assert COMPOSE["networks"]["backend"] == {"internal": True}
+    assert "ports" not in SERVICES[name]
+    assert triton_flags(SERVICES[name])["http-address"] == "127.0.0.1"
+
+
+@pytest.mark.parametrize("name", service_names())
+def test_volumes_and_mounted_files_exist(name: str) -> None:
+    for mount in SERVICES[name].get("volumes", []):
+        source = mount.split(":")[0]
+        assert (ROOT / source).exists() if source.startswith(".") else source in COMPOSE["volumes"]
+
+
+@pytest.mark.parametrize("profile", ["gpu", "cpu"])
+def test_the_orchestrator_accepts_its_environment(profile: str) -> None:
+    environment = environment_of(SERVICES["orchestrator"], {**dot_env(), "COMPOSE_PROFILES": profile})
+    settings = load_settings(environment, cores=4)
+    assert settings.triton.device == profile
+    assert settings.triton.url == f"triton:{TRITON_GRPC_PORT}"
+    assert set(SERVICES["orchestrator"]["environment"]) <= set(DEFAULTS)
+
+
+def test_each_profile_has_exactly_one_triton_and_the_gpu_is_the_default() -> None:
+    profiles = {name: service["profiles"] for name, service in SERVICES.items() if "profiles" in service}
+    assert profiles == {"triton": ["gpu"], "triton-cpu": ["cpu"]}
+    assert dot_env()["COMPOSE_PROFILES"] == "gpu"
+    assert SERVICES["triton-cpu"]["networks"]["backend"]["aliases"] == ["triton"]
+    assert SERVICES["triton-cpu"]["command"] == SERVICES["triton"]["command"]
+
+
+def test_only_the_gpu_profile_asks_for_a_gpu() -> None:
+    asked = {name for name in SERVICES if "reservations" in SERVICES[name]["deploy"]["resources"]}
+    assert asked == {"triton"}
+
+
+def test_triton_and_the_orchestrator_share_memory_of_a_third() -> None:
+    sharing = {name for name, service in SERVICES.items() if service.get("ipc") == "service:ipc"}
+    assert sharing == {"orchestrator", *TRITONS}
+    assert SERVICES["ipc"]["ipc"] == "shareable"
+    assert all(triton_flags(SERVICES[name])["allow-client-shm"] == "true" for name in TRITONS)
+
+
+def test_shared_memory_is_made_and_read_by_one_user() -> None:
+    dockerfile = (ROOT / "deploy" / "Dockerfile").read_text()
+    (user,) = re.findall(r"^USER (\S+)$", dockerfile, re.MULTILINE)
+    assert {SERVICES[name]["user"] for name in (*TRITONS, "ipc")} == {user}
+
+
+def test_the_port_of_the_api_is_the_same_everywhere() -> None:
+    orchestrator = SERVICES["orchestrator"]
+    port = int(orchestrator["environment"]["TRIREEL_PORT"])
+    assert {published.container for published in published_ports(orchestrator)} == {port}
+    assert f"http://127.0.0.1:{port}/healthz" in orchestrator["healthcheck"]["test"][-1]
+
+
+def test_what_stops_is_given_the_time_it_asks_for() -> None:
+    def seconds(text: str) -> float:
+        return float(text.removesuffix("s"))
+
+    assert seconds(SERVICES["orchestrator"]["stop_grace_period"]) > float(DEFAULTS["TRIREEL_STOP_TIMEOUT_S"])
+    for name in TRITONS:
+        assert seconds(SERVICES[name]["stop_grace_period"]) > float(triton_flags(SERVICES[name])["exit-timeout-secs"])
+
+
+def test_the_image_carries_the_version_of_the_project() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert SERVICES["orchestrator"]["image"] == f"trireel:{project['version']}"
+
+
+def test_every_knob_of_dot_env_is_used() -> None:
+    text = COMPOSE_FILE.read_text()
+    assert [name for name in dot_env() if f"${{{name}:-" not in text] == []
+    assert "${" not in interpolated(text.replace("$${", ""), {})
+
+
+@pytest.mark.needs("triton")
+def test_triton_knows_its_flags() -> None:
+    (server,) = ROOT.glob(".venv-triton/lib/python3.*/site-packages/pytriton/tritonserver/bin/tritonserver")
+    help_text = subprocess.run([server, "--help"], capture_output=True, text=True, timeout=60)
+    known = set(re.findall(r"^\s+--([a-z0-9-]+)", help_text.stdout + help_text.stderr, re.MULTILINE))
+    assert set(triton_flags(SERVICES["triton"])) - known == FLAGS_NEWER_THAN_THE_WHEEL
