@@ -104,6 +104,7 @@ class TritonSettings:
 class StorageSettings:
     database_url: str
     data_dir: Path
+    max_upload_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,11 +222,12 @@ def load_settings(env: Mapping[str, str], *, cores: int | None = None) -> Settin
     device = read.choice("TRIREEL_DEVICE", ("cpu", "gpu"))
     sizes = SIZES_BY_DEVICE[device]
     data_dir = read.path("TRIREEL_DATA_DIR")
+    max_upload_bytes = read.integer("TRIREEL_MAX_UPLOAD_BYTES", 1, 1024 * GIB)
     settings = Settings(
         http=HttpSettings(
             host=read.text("TRIREEL_HOST"),
             port=read.integer("TRIREEL_PORT", 0, 65535),
-            max_upload_bytes=read.integer("TRIREEL_MAX_UPLOAD_BYTES", 1, 1024 * GIB),
+            max_upload_bytes=max_upload_bytes,
             stop_timeout_s=read.seconds("TRIREEL_STOP_TIMEOUT_S", 0.1, 600),
         ),
         triton=TritonSettings(
@@ -240,6 +242,7 @@ def load_settings(env: Mapping[str, str], *, cores: int | None = None) -> Settin
         storage=StorageSettings(
             database_url=read.optional_text("TRIREEL_DATABASE_URL") or f"sqlite+aiosqlite:///{data_dir}/trireel.db",
             data_dir=data_dir,
+            max_upload_bytes=max_upload_bytes,
         ),
         limits=VideoLimits(
             max_duration_s=read.seconds("TRIREEL_MAX_DURATION_S", 1, 10**7),
