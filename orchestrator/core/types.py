@@ -271,6 +271,18 @@ class Candidates:
             boxes_xyxy=np.concatenate([piece.boxes_xyxy for piece in some]),
         )
 
+    def within(self, first_frame: int, last_frame: int | None) -> Candidates:
+        """The rows of frames first_frame..last_frame, inclusive, as views; frames must ascend."""
+        start = int(np.searchsorted(self.frame_index, first_frame, side="left"))
+        end = len(self) if last_frame is None else int(np.searchsorted(self.frame_index, last_frame, side="right"))
+        return Candidates(
+            frame_index=self.frame_index[start:end],
+            pts_ms=self.pts_ms[start:end],
+            class_ids=self.class_ids[start:end],
+            confidence=self.confidence[start:end],
+            boxes_xyxy=self.boxes_xyxy[start:end],
+        )
+
     def take(self, rows: NDArray[np.bool_] | NDArray[np.intp]) -> Candidates:
         """The rows that a mask (K,) or positions choose, as a new set."""
         return Candidates(
