@@ -170,12 +170,7 @@ async def _find_or_make_run(
     )
     if found is None:
         return await _make_run(connection, spec, card=card, video_id=video_id, now=now)
-    run = to_run(found)
-    if not await _has_video(connection, run.video_id):
-        # The upload that the run was made for is gone; this one has the same content.
-        run = replace(run, video_id=video_id)
-        await save_run(connection, run)
-    return run
+    return to_run(found)
 
 
 async def _make_run(

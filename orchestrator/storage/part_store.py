@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
 from typing import Final
 
-import numpy as np
 from sqlalchemy import RowMapping, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -15,7 +14,7 @@ from orchestrator.core.job_moves import frame_span, segment_event
 from orchestrator.core.records import Run, SegmentResult
 from orchestrator.core.states import NEXT_SEGMENT_STATES, SegmentState, moved
 from orchestrator.core.types import Candidates, Lease
-from orchestrator.errors import LeaseLostError, StorageError
+from orchestrator.errors import LeaseLostError, PartsMovedError
 from orchestrator.storage.engine import Database
 from orchestrator.storage.moves import load_run, save_run, tell
 from orchestrator.storage.part_codec import decode_part, encode_part
@@ -49,14 +48,14 @@ class SqlPartStore:
             return run
 
     async def read(self, run_id: str, *, first_frame: int, last_frame: int | None) -> AsyncIterator[Candidates]:
-        """As `ports.PartStore.read`. Raises StorageError when the run's parts moved to the archive meanwhile."""
+        """As `ports.PartStore.read`. Raises PartsMovedError when the run was finalized meanwhile."""
         number = -1
         while rows := await self._committed_after(run_id, number, first_frame=first_frame, last_frame=last_frame):
             for row in rows:
                 if row["body"] is None:
-                    raise StorageError(f"the candidates of {run_id} have moved to the archive; read on from there")
+                    raise PartsMovedError(f"the candidates of {run_id} have moved to the archive; read on from there")
                 candidates = await self._threads.run(decode_part, row["body"])
-                yield _within(candidates, first_frame, last_frame)
+                yield candidates.within(first_frame, last_frame)
             number = rows[-1]["number"]
 
     async def complete_through(self, run_id: str) -> int | None:
@@ -137,14 +136,3 @@ async def _first_missing(connection: AsyncConnection, run_id: str) -> int | None
         lowest = select(func.min(segments.c.number)).where(segments.c.run_id == run_id, segments.c.state == state)
         numbers.append((await connection.execute(lowest)).scalar())
     return min((number for number in numbers if number is not None), default=None)
-
-
-def _within(candidates: Candidates, first_frame: int, last_frame: int | None) -> Candidates:
-    """The candidates of first_frame..last_frame; their frames ascend."""
-    start = int(np.searchsorted(candidates.frame_index, first_frame, side="left"))
-    end = len(candidates)
-    if last_frame is not None:
-        end = int(np.searchsorted(candidates.frame_index, last_frame, side="right"))
-    if (start, end) == (0, len(candidates)):
-        return candidates
-    return candidates.take(np.arange(start, end))

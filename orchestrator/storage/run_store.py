@@ -41,11 +41,7 @@ from orchestrator.storage.tables import jobs, parts, runs, segments, videos
 
 
 class SqlRunStore:
-    """`ports.RunStore` in a database.
-
-    A segment's `attempt` is both its count of attempts and the fencing token, so handing a segment back takes one
-    off it: the attempt that handed back must not touch the segment again.
-    """
+    """`ports.RunStore` in a database. A segment's `attempt` only ever grows, so no two leases share a token."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -108,9 +104,9 @@ class SqlRunStore:
         if not renewed.rowcount:
             raise LeaseLostError(f"segment {lease.segment} of {lease.run_id} belongs to another attempt")
 
-    async def hand_back(self, lease: Lease) -> None:
+    async def hand_back(self, lease: Lease, *, is_strike: bool = False) -> None:
         async with self._database.write() as connection:
-            await connection.execute(update(segments).where(_held(lease)).values(_opened(uncounted=1)))
+            await connection.execute(update(segments).where(_held(lease)).values(_opened(strikes=int(is_strike))))
 
     async def is_wanted(self, run_id: str) -> bool:
         async with self._database.read() as connection:
@@ -118,9 +114,9 @@ class SqlRunStore:
 
     async def free_leases(self) -> int:
         async with self._database.write() as connection:
-            # A server that stopped says nothing against the segments that were open in it.
+            # No strikes: that a server stopped says nothing against the segments that were open in it.
             freed = await connection.execute(
-                update(segments).where(segments.c.state == SegmentState.LEASED).values(_opened(uncounted=1))
+                update(segments).where(segments.c.state == SegmentState.LEASED).values(_opened())
             )
             return freed.rowcount
 
@@ -168,6 +164,12 @@ class SqlRunStore:
         async with self._database.read() as connection:
             return frozenset((await connection.execute(select(runs.c.id))).scalars())
 
+    async def succeeded_ids(self) -> frozenset[str]:
+        """Runs whose candidates are in the archive, for comparing rows with files at start."""
+        async with self._database.read() as connection:
+            succeeded = select(runs.c.id).where(runs.c.state == RunState.SUCCEEDED)
+            return frozenset((await connection.execute(succeeded)).scalars())
+
 
 async def _contenders(connection: AsyncConnection) -> list[Contender]:
     """OPEN runs that RUNNING jobs want, oldest first."""
@@ -206,19 +208,20 @@ async def _lease(connection: AsyncConnection, contender: Contender, number: int,
     segment = (await connection.execute(select(segments).where(is_segment))).mappings().one()
     plan = to_plan(segment)
     attempt = segment["attempt"] + 1
+    strikes = segment["strikes"] + (segment["state"] is SegmentState.LEASED)
     await connection.execute(
         update(segments)
         .where(is_segment)
-        .values(state=_leased_from(segment["state"]), attempt=attempt, leased_until=until)
+        .values(state=_leased_from(segment["state"]), attempt=attempt, strikes=strikes, leased_until=until)
     )
     run = await load_run(connection, contender.run_id)
     run = replace(run, virtual_time=charged(contender, plan.frame_count))
     await connection.execute(update(runs).where(runs.c.id == run.id).values(virtual_time=run.virtual_time))
-    return LeasedSegment(lease=Lease(run.id, number, attempt, until), plan=plan, run=run)
+    return LeasedSegment(lease=Lease(run.id, number, attempt, until), plan=plan, run=run, strikes=strikes)
 
 
 def _leased_from(state: SegmentState) -> SegmentState:
-    """An expired lease counts as open."""
+    """A lease that expired is opened first."""
     is_expired = state is SegmentState.LEASED
     opened = moved(NEXT_SEGMENT_STATES, state, SegmentState.OPEN) if is_expired else state
     return moved(NEXT_SEGMENT_STATES, opened, SegmentState.LEASED)
@@ -234,9 +237,9 @@ def _held(lease: Lease) -> ColumnElement[bool]:
     )
 
 
-def _opened(*, uncounted: int = 0) -> dict[str, Any]:
-    """What a leased segment becomes. uncounted: attempts to take off its count."""
-    return {"state": SegmentState.OPEN, "attempt": segments.c.attempt - uncounted, "leased_until": None}
+def _opened(*, strikes: int = 0) -> dict[str, Any]:
+    """What a leased segment becomes. strikes: to be added to its own."""
+    return {"state": SegmentState.OPEN, "strikes": segments.c.strikes + strikes, "leased_until": None}
 
 
 def _open_segment_row(run_id: str, plan: SegmentPlan) -> Row:
@@ -248,4 +251,5 @@ def _open_segment_row(run_id: str, plan: SegmentPlan) -> Row:
         "entry_pts": plan.entry_pts,
         "state": SegmentState.OPEN,
         "attempt": 0,
+        "strikes": 0,
     }

@@ -135,7 +135,9 @@ segments: Final = Table(
     # Ticks; after the commit, the entry that worked.
     Column("entry_pts", BigInteger),
     Column("state", _states(SegmentState), nullable=False),
+    # Leases given so far: the fencing token. Strikes: those of them that killed their decoder or their worker.
     Column("attempt", Integer, nullable=False),
+    Column("strikes", Integer, nullable=False),
     Column("leased_until", UtcDateTime),
     # Known from the commit on: source indices, and [index, reason] of each frame that gave no picture.
     Column("first_frame", BigInteger),

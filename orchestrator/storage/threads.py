@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
@@ -21,13 +21,7 @@ class Threads:
     async def run(
         self, function: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs
     ) -> Result:
-        return await asyncio.wrap_future(self.start(function, *args, **kwargs))
-
-    def start(
-        self, function: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs
-    ) -> Future[Result]:
-        """For callers that must know when the function ended although they were cancelled."""
-        return self._executor.submit(function, *args, **kwargs)
+        return await asyncio.wrap_future(self._executor.submit(function, *args, **kwargs))
 
 
 @contextmanager

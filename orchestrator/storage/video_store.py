@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import delete, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestrator.core.records import Failure, Video
-from orchestrator.core.states import LIVE_JOB_STATES, IndexState
+from orchestrator.core.states import IndexState
 from orchestrator.core.types import IndexReport
 from orchestrator.errors import VideoInUseError, VideoNotFoundError
 from orchestrator.ports import Page
@@ -36,6 +36,11 @@ class SqlVideoStore:
             raise _not_found(video_id)
         return to_video(row)
 
+    async def many(self, video_ids: Collection[str]) -> dict[str, Video]:
+        found = select(videos).where(videos.c.id.in_(video_ids))
+        async with self._database.read() as connection:
+            return {row["id"]: to_video(row) for row in (await connection.execute(found)).mappings()}
+
     async def page(self, *, limit: int, cursor: str | None) -> Page[Video]:
         async with self._database.read() as connection:
             return await read_page(
@@ -56,7 +61,7 @@ class SqlVideoStore:
     async def remove(self, video_id: str) -> None:
         async with self._database.write() as connection:
             if await _is_in_use(connection, video_id):
-                raise VideoInUseError(f"video {video_id} is needed by a job; cancel the job first")
+                raise VideoInUseError(f"a job refers to video {video_id}; delete the job first")
             removed = await connection.execute(delete(videos).where(videos.c.id == video_id))
             if not removed.rowcount:
                 raise _not_found(video_id)
@@ -73,11 +78,11 @@ class SqlVideoStore:
 
 
 async def _is_in_use(connection: AsyncConnection, video_id: str) -> bool:
-    """A live job may name another upload of the same content, and its run still reads this one."""
+    """A job may name another upload of the same content, and its run still reads this one."""
     needed = (
         select(jobs.c.id)
         .join(runs, runs.c.id == jobs.c.run_id)
-        .where(jobs.c.state.in_(LIVE_JOB_STATES), or_(jobs.c.video_id == video_id, runs.c.video_id == video_id))
+        .where(or_(jobs.c.video_id == video_id, runs.c.video_id == video_id))
         .limit(1)
     )
     return (await connection.execute(needed)).first() is not None

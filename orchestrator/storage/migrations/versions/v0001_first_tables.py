@@ -99,6 +99,7 @@ def _create_segments_and_parts() -> None:
         sa.Column("entry_pts", sa.BigInteger()),
         sa.Column("state", STATE, nullable=False),
         sa.Column("attempt", sa.Integer(), nullable=False),
+        sa.Column("strikes", sa.Integer(), nullable=False),
         sa.Column("leased_until", TIME),
         sa.Column("first_frame", sa.BigInteger()),
         sa.Column("last_frame", sa.BigInteger()),

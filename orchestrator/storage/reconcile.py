@@ -1,0 +1,60 @@
+"""At start, rows and files are compared both ways: what a crash left is removed, what is missing is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import structlog
+
+from orchestrator.storage.stores import Stores
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reconciliation:
+    """uploads_removed: cut off by a crash. orphaned: folders without a row. missing: rows without their files.
+
+    are_orphans_kept: the database knows nothing at all, which looks like a wrong database rather than a crash.
+    """
+
+    uploads_removed: int
+    orphaned_videos: frozenset[str]
+    orphaned_runs: frozenset[str]
+    missing_videos: frozenset[str]
+    missing_runs: frozenset[str]
+    are_orphans_kept: bool
+
+
+async def reconcile(stores: Stores) -> Reconciliation:
+    """Only at start, with the data directory's lock held and before any upload or run. Raises StorageError."""
+    videos, runs = await stores.videos.ids(), await stores.runs.ids()
+    video_folders, run_folders = await stores.files.ids(), await stores.archive.ids()
+    found = Reconciliation(
+        uploads_removed=await stores.files.sweep_incoming(),
+        orphaned_videos=video_folders - videos,
+        orphaned_runs=run_folders - runs,
+        missing_videos=videos - video_folders,
+        missing_runs=await stores.runs.succeeded_ids() - run_folders,
+        are_orphans_kept=not videos and not runs,
+    )
+    if not found.are_orphans_kept:
+        for video_id in found.orphaned_videos:
+            await stores.files.remove(video_id)
+        for run_id in found.orphaned_runs:
+            await stores.archive.remove(run_id)
+    _tell(found)
+    return found
+
+
+def _tell(found: Reconciliation) -> None:
+    if found.uploads_removed:
+        log.info("unfinished uploads removed", count=found.uploads_removed)
+    if found.orphaned_videos or found.orphaned_runs:
+        counts = {"videos": len(found.orphaned_videos), "runs": len(found.orphaned_runs)}
+        if found.are_orphans_kept:
+            log.warning("files without rows kept: the database is empty, is it the right one?", **counts)
+        else:
+            log.info("files without rows removed", **counts)
+    if found.missing_videos or found.missing_runs:
+        log.error("files are missing", videos=sorted(found.missing_videos), runs=sorted(found.missing_runs))

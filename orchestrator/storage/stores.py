@@ -1,0 +1,56 @@
+"""Everything that is stored, opened together with the data directory's lock held."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from orchestrator.settings import StorageSettings
+from orchestrator.storage.archive import ParquetArchive
+from orchestrator.storage.engine import open_database
+from orchestrator.storage.event_store import SqlEventStore
+from orchestrator.storage.job_store import SqlJobStore
+from orchestrator.storage.lock import locked_data_dir
+from orchestrator.storage.part_store import SqlPartStore
+from orchestrator.storage.run_store import SqlRunStore
+from orchestrator.storage.threads import open_threads
+from orchestrator.storage.video_files import LocalVideoFiles
+from orchestrator.storage.video_store import SqlVideoStore
+
+# A slow disk then stops at most so many uploads, indices and pages at once; parts have threads of their own.
+FILE_THREADS: Final = 4
+PART_THREADS: Final = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stores:
+    """The ports of `orchestrator.ports` under "What is stored"."""
+
+    videos: SqlVideoStore
+    jobs: SqlJobStore
+    runs: SqlRunStore
+    parts: SqlPartStore
+    events: SqlEventStore
+    archive: ParquetArchive
+    files: LocalVideoFiles
+
+
+@asynccontextmanager
+async def open_stores(settings: StorageSettings) -> AsyncIterator[Stores]:
+    """Raises DataDirLockedError, SettingsError, StorageError, DiskFullError."""
+    async with AsyncExitStack() as stack:
+        stack.enter_context(locked_data_dir(settings.data_dir))
+        database = await stack.enter_async_context(open_database(settings))
+        file_threads = stack.enter_context(open_threads("files", count=FILE_THREADS))
+        part_threads = stack.enter_context(open_threads("parts", count=PART_THREADS))
+        yield Stores(
+            videos=SqlVideoStore(database),
+            jobs=SqlJobStore(database),
+            runs=SqlRunStore(database),
+            parts=SqlPartStore(database, part_threads),
+            events=SqlEventStore(database),
+            archive=ParquetArchive(settings.data_dir, file_threads),
+            files=LocalVideoFiles(settings.data_dir, max_bytes=settings.max_upload_bytes, threads=file_threads),
+        )
