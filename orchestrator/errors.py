@@ -5,10 +5,7 @@ The web layer maps classes to HTTP statuses, the command line to exit codes; nob
 
 from __future__ import annotations
 
-from typing import ClassVar, Final
-
-# Too many requests; a proxy or a server that is busy, starting or stopping.
-TEMPORARY_STATUSES: Final = frozenset({429, 502, 503, 504})
+from typing import ClassVar
 
 
 class TrireelError(Exception):
@@ -340,11 +337,11 @@ class StackStartError(TrireelError):
 
 
 class ApiError(TrireelError):
-    """The server refused a call. code and detail: the server's own. status: of HTTP."""
+    """The server refused a call. code, detail and retryable: the server's own. status: of HTTP."""
 
-    def __init__(self, detail: str, *, code: str, status: int) -> None:
+    def __init__(self, detail: str, *, code: str, status: int, retryable: bool = False) -> None:
         super().__init__(detail)
         self.code = code  # type: ignore[misc]  # every answer brings its own
-        self.retryable = status in TEMPORARY_STATUSES  # type: ignore[misc]  # likewise
+        self.retryable = retryable  # type: ignore[misc]  # likewise
         self.status = status
         self.detail = detail
