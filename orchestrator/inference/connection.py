@@ -1,0 +1,134 @@
+"""One gRPC channel to a Triton, on an event loop and thread of its own.
+
+Serialising frames and reading answers must not delay the loop that answers people. Calls cross over with
+`run_coroutine_threadsafe`; cancelling the caller's await cancels the call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future
+from contextlib import asynccontextmanager, contextmanager
+from threading import Event, Thread
+from typing import Any, Final
+
+import grpc
+from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
+
+from orchestrator.errors import InferenceError, TritonTimeoutError, TritonUnavailableError
+
+# These replace all of gRPC's and tritonclient's defaults. Reconnecting: gRPC's own back-off grows to minutes, while a
+# Triton that starts again is back within seconds. Keepalive: only while a call is open, and so few pings that a server
+# that was not told to expect them does not hang up; every call has a deadline besides.
+CHANNEL_OPTIONS: Final = (
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 0),
+    ("grpc.http2.max_pings_without_data", 2),
+)
+ERROR_BY_STATUS: Final[dict[grpc.StatusCode, type[InferenceError]]] = {
+    grpc.StatusCode.UNAVAILABLE: TritonUnavailableError,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: TritonUnavailableError,
+    grpc.StatusCode.ABORTED: TritonUnavailableError,
+    grpc.StatusCode.DEADLINE_EXCEEDED: TritonTimeoutError,
+}
+
+
+@contextmanager
+def triton_errors(subject: str) -> Iterator[None]:
+    """Translate gRPC's errors by their status; `subject` begins the sentence."""
+    try:
+        yield
+    except grpc.aio.AioRpcError as exc:
+        raise ERROR_BY_STATUS.get(exc.code(), InferenceError)(f"{subject}: {exc.details()}") from exc
+
+
+class TritonConnection:
+    """A channel that connects by itself, and again. Made by `open_connection`.
+
+    epoch: grows whenever the channel becomes ready; what was known of the server in an earlier epoch may be wrong.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.epoch = 0
+        self._state = grpc.ChannelConnectivity.IDLE
+        self._opened: Future[None] = Future()
+        self._thread = Thread(target=lambda: asyncio.run(self._serve()), name="triton-connection", daemon=True)
+        self._loop: asyncio.AbstractEventLoop
+        self._stop: asyncio.Event
+        self._stub: GRPCInferenceServiceStub
+        self._closing = Event()
+
+    @property
+    def is_connected(self) -> bool:
+        return self._state is grpc.ChannelConnectivity.READY
+
+    async def open(self) -> None:
+        """Start the thread and begin to connect; does not wait for the server."""
+        self._thread.start()
+        await asyncio.wrap_future(self._opened)
+
+    async def call(self, method: str, build: Callable[[], Any], *, timeout_s: float) -> Any:
+        """Call a method of Triton's gRPC service; requests and answers are its protobuf messages, which have no types.
+
+        build: makes the request, on the connection's thread. Raises grpc.aio.AioRpcError; TritonUnavailableError after
+        `aclose`.
+        """
+        if self._closing.is_set():
+            raise TritonUnavailableError(f"the connection to {self.url} is closed")
+        crossing = asyncio.run_coroutine_threadsafe(self._send(method, build, timeout_s), self._loop)
+        try:
+            return await asyncio.wrap_future(crossing)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._closing.is_set() and task is not None and not task.cancelling():
+                raise TritonUnavailableError(f"the connection to {self.url} was closed") from None
+            raise
+
+    async def aclose(self) -> None:
+        """Cancel the open calls, close the channel, end the thread."""
+        self._closing.set()
+        self._loop.call_soon_threadsafe(self._stop.set)
+        await asyncio.to_thread(self._thread.join)
+
+    async def _send(self, method: str, build: Callable[[], Any], timeout_s: float) -> Any:
+        return await getattr(self._stub, method)(build(), timeout=timeout_s)
+
+    async def _serve(self) -> None:
+        """The thread's only coroutine: owns the channel until `aclose`."""
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        async with (
+            grpc.aio.insecure_channel(self.url, options=CHANNEL_OPTIONS) as channel,
+            asyncio.TaskGroup() as group,
+        ):
+            self._stub = GRPCInferenceServiceStub(channel)
+            watcher = group.create_task(self._watch(channel))
+            self._opened.set_result(None)
+            await self._stop.wait()
+            watcher.cancel()
+
+    async def _watch(self, channel: grpc.aio.Channel) -> None:
+        while True:
+            self._state = channel.get_state(try_to_connect=True)
+            if self._state is grpc.ChannelConnectivity.READY:
+                self.epoch += 1
+            await channel.wait_for_state_change(self._state)
+
+
+@asynccontextmanager
+async def open_connection(url: str) -> AsyncIterator[TritonConnection]:
+    """url: host:port. Never fails because of the server: it may come later."""
+    connection = TritonConnection(url)
+    await connection.open()
+    try:
+        yield connection
+    finally:
+        await connection.aclose()
