@@ -82,3 +82,11 @@ $(TRITON): requirements/triton.txt requirements/pytriton.txt
 	@.venv-triton/$(HASHED) -r requirements/triton.txt
 	@.venv-triton/$(HASHED) --no-deps -r requirements/pytriton.txt
 	@touch $@
+
+# torch first and with what it depends on, since the right build differs between machines; then the pins, without.
+$(EXPORT): requirements/export.txt
+	@echo "Setting up .venv-export (PyTorch, Ultralytics) ..."
+	@python=$$(requirements/find_python.sh) && "$$python" -m venv --clear .venv-export
+	@.venv-export/$(PIP_INSTALL) $$(grep '^torch==' requirements/export.txt)
+	@.venv-export/$(PIP_INSTALL) --no-deps -r requirements/export.txt
+	@touch $@
