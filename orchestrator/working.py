@@ -104,6 +104,8 @@ class Worker:
         model = await self._served(run)
         frames = await self._frames_of(run)
         self.meters.begin(run, video)
+        # Enough for Triton to work on one batch an instance while the next ones wait at its door.
+        self.tools.window.widen(2 * min(self.batch_frames, model.max_batch) * model.instances)
 
         async def on_inferred(count: int) -> None:
             await self.meters.inferred(run.id, leased.plan.number, count)

@@ -1,0 +1,254 @@
+"""The composition root: settings in, running services out. Each thing is opened in one place and closes itself."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from orchestrator.core.contract import FRAME_CHANNELS
+from orchestrator.core.records import JsonValue
+from orchestrator.core.states import JobState
+from orchestrator.core.window import FrameWindow
+from orchestrator.events.memory import MemoryEventBus
+from orchestrator.following import Following
+from orchestrator.inference.published import load_certificate
+from orchestrator.inference.triton import Triton, open_triton
+from orchestrator.jobs import Jobs
+from orchestrator.metering import Meters
+from orchestrator.ports import ModelCatalogue
+from orchestrator.results import Results
+from orchestrator.scheduling.local import Bell, Loop, run_loops
+from orchestrator.segment import SegmentTools
+from orchestrator.settings import Settings
+from orchestrator.storage.reconcile import reconcile
+from orchestrator.storage.stores import Stores, open_stores
+from orchestrator.telemetry import Metrics
+from orchestrator.upkeep import Upkeep
+from orchestrator.video.decoders import Decoders, open_decoders
+from orchestrator.video.slots import SlotPool, open_slots
+from orchestrator.videos import Videos
+from orchestrator.working import Worker
+
+log = structlog.get_logger()
+
+# The size a slot is made for; models of other sizes put more or fewer frames into one.
+SLOT_IMGSZ: Final = 640
+# Batches per decoder that may be filled, in flight or waiting to be kept.
+SLOTS_A_DECODER: Final = 4
+WANTED_POLL_S: Final = 0.25
+RETRY_PAUSE_S: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Readiness:
+    """reasons: whatever is amiss. transport: "shm" or "grpc"; transport_reason: why over gRPC.
+
+    triton_metrics_url: empty where only Triton's owner knows it.
+    """
+
+    is_ready: bool
+    reasons: tuple[str, ...]
+    transport: str
+    transport_reason: str
+    triton_url: str
+    triton_metrics_url: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """Everything the web layer translates calls to."""
+
+    settings: Settings
+    metrics: Metrics
+    videos: Videos
+    jobs: Jobs
+    results: Results
+    following: Following
+    catalogue: ModelCatalogue
+    triton: Triton
+    stores: Stores
+
+    async def readiness(self) -> Readiness:
+        """Ask Triton now; does not fail."""
+        triton = await self.triton.readiness()
+        return Readiness(
+            is_ready=triton.is_ready,
+            reasons=triton.reasons,
+            transport=triton.transport,
+            transport_reason=triton.transport_reason,
+            triton_url=triton.grpc_url,
+            triton_metrics_url=triton.metrics_url or "",
+        )
+
+    async def load_model(self, name: str) -> None:
+        """Have Triton load what was published under `name`. Raises ModelNotFoundError, InferenceError."""
+        await self.triton.catalogue.load(name)
+
+    async def certificate(self, name: str, version: int) -> Mapping[str, JsonValue] | None:
+        """The certificate in the version's folder; None where this machine does not have the repository."""
+        return await asyncio.to_thread(load_certificate, self.settings.triton.model_repository, name, version)
+
+    async def refresh_metrics(self) -> None:
+        """Set the gauges that are read from the database."""
+        counts = await self.stores.jobs.counts()
+        for state in JobState:
+            self.metrics.jobs.labels(state.value).set(counts.get(state, 0))
+        self.metrics.queued_jobs.set(counts.get(JobState.QUEUED, 0))
+
+
+@asynccontextmanager
+async def open_services(settings: Settings) -> AsyncIterator[Services]:
+    """Open everything one process needs, and start working on what is in the database."""
+    metrics = Metrics(CollectorRegistry())
+    bell = Bell()
+    async with AsyncExitStack() as stack:
+        stores = await stack.enter_async_context(open_stores(settings.storage))
+        await _recover(stores)
+        slots = stack.enter_context(_slots(settings, metrics))
+        triton = await stack.enter_async_context(
+            open_triton(settings.triton, slots, metrics=metrics, log_dir=settings.storage.data_dir / "logs")
+        )
+        decoders = await stack.enter_async_context(
+            open_decoders(
+                limits=settings.limits,
+                stall_timeout_s=settings.work.stall_timeout_s,
+                slots=slots,
+                metrics=metrics,
+            )
+        )
+        services, loops = _compose(settings, metrics, bell, stores, slots, triton, decoders)
+        await stack.enter_async_context(run_loops(loops, bell, stop_timeout_s=settings.http.stop_timeout_s / 2))
+        yield services
+
+
+def _compose(
+    settings: Settings,
+    metrics: Metrics,
+    bell: Bell,
+    stores: Stores,
+    slots: SlotPool,
+    triton: Triton,
+    decoders: Decoders,
+) -> tuple[Services, list[Loop]]:
+    """Join the parts: the use cases for the web layer, and the loops that do the work."""
+    bus = MemoryEventBus()
+    meters = Meters(bus=bus, monotonic_s=time.monotonic)
+    results = Results(
+        jobs=stores.jobs,
+        runs=stores.runs,
+        videos=stores.videos,
+        parts=stores.parts,
+        archive=stores.archive,
+        files=stores.files,
+        bus=bus,
+    )
+    videos = Videos(
+        store=stores.videos, files=stores.files, reader=decoders, work=bell, metrics=metrics, utc_now=_utc_now
+    )
+    jobs = Jobs(
+        store=stores.jobs,
+        runs=stores.runs,
+        videos=stores.videos,
+        archive=stores.archive,
+        catalogue=triton.catalogue,
+        bus=bus,
+        work=bell,
+        meters=meters,
+        utc_now=_utc_now,
+    )
+    following = Following(
+        jobs=stores.jobs,
+        runs=stores.runs,
+        events=stores.events,
+        bus=bus,
+        meters=meters,
+        results=results,
+        monotonic_s=time.monotonic,
+    )
+    upkeep = Upkeep(
+        jobs=stores.jobs,
+        runs=stores.runs,
+        parts=stores.parts,
+        videos=stores.videos,
+        files=stores.files,
+        archive=stores.archive,
+        reader=decoders,
+        bus=bus,
+        meters=meters,
+        metrics=metrics,
+        work=bell,
+        segment_frames=settings.work.segment_frames,
+        max_running_jobs=settings.work.max_running_jobs,
+        utc_now=_utc_now,
+    )
+    tools = SegmentTools(
+        reader=decoders,
+        model=triton.model,
+        slots=slots,
+        parts=stores.parts,
+        runs=stores.runs,
+        window=FrameWindow(2 * settings.work.batch_frames),
+        metrics=metrics,
+        lease_s=settings.work.lease_s,
+        poll_s=WANTED_POLL_S,
+        utc_now=_utc_now,
+        monotonic_s=time.monotonic,
+    )
+    workers = [
+        Worker(
+            tools=tools,
+            videos=stores.videos,
+            files=stores.files,
+            catalogue=triton.catalogue,
+            bus=bus,
+            meters=meters,
+            upkeep=upkeep,
+            batch_frames=settings.work.batch_frames,
+            retry_pause_s=RETRY_PAUSE_S,
+        )
+        for _ in range(settings.work.decoders)
+    ]
+    loops = [
+        Loop("indexer", videos.index_next),
+        Loop("planner", upkeep.admit_and_plan),
+        Loop("finalizer", upkeep.finalize_next),
+        *(Loop(f"worker-{number}", worker.work_once) for number, worker in enumerate(workers)),
+    ]
+    services = Services(
+        settings=settings,
+        metrics=metrics,
+        videos=videos,
+        jobs=jobs,
+        results=results,
+        following=following,
+        catalogue=triton.catalogue,
+        triton=triton,
+        stores=stores,
+    )
+    return services, loops
+
+
+def _slots(settings: Settings, metrics: Metrics) -> AbstractContextManager[SlotPool]:
+    frame_bytes = SLOT_IMGSZ * SLOT_IMGSZ * FRAME_CHANNELS
+    count = SLOTS_A_DECODER * settings.work.decoders
+    return open_slots(count=count, slot_bytes=settings.work.batch_frames * frame_bytes, metrics=metrics)
+
+
+async def _recover(stores: Stores) -> None:
+    """Make files and rows agree, and free what the last process held."""
+    freed = await stores.runs.free_leases()
+    if freed:
+        log.info("leases freed", segments=freed)
+    await reconcile(stores)
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
