@@ -15,6 +15,8 @@ import jsonschema
 import pytest
 import yaml
 
+from orchestrator.bootstrap import SLOT_IMGSZ, SLOTS_A_DECODER
+from orchestrator.core.contract import FRAME_CHANNELS
 from orchestrator.settings import DEFAULTS, load_settings
 from tests.support.compose import (
     COMPOSE_FILE,
@@ -35,6 +37,7 @@ PINNED_IMAGE = re.compile(r"^[a-z0-9./-]+:v?\d+\.\d+[\w.-]*$")
 
 # Since 26.05; the server in our wheel is older.
 FLAGS_NEWER_THAN_THE_WHEEL = {"allow-client-shm"}
+GIB = 1024**3
 # --http-port and so on are left at Triton's defaults.
 TRITON_GRPC_PORT, TRITON_METRICS_PORT = 8001, 8002
 
@@ -146,6 +149,14 @@ def test_triton_and_the_orchestrator_share_memory_of_a_third() -> None:
     assert sharing == {"orchestrator", *TRITONS}
     assert SERVICES["ipc"]["ipc"] == "shareable"
     assert all(triton_flags(SERVICES[name])["allow-client-shm"] == "true" for name in TRITONS)
+
+
+@pytest.mark.parametrize("profile", ["gpu", "cpu"])
+def test_shared_memory_holds_all_slots_with_room_to_spare(profile: str) -> None:
+    environment = environment_of(SERVICES["orchestrator"], {**dot_env(), "COMPOSE_PROFILES": profile})
+    work = load_settings(environment, cores=4).work
+    slots_bytes = work.decoders * SLOTS_A_DECODER * work.batch_frames * SLOT_IMGSZ**2 * FRAME_CHANNELS
+    assert slots_bytes < int(SERVICES["ipc"]["shm_size"].removesuffix("gb")) * GIB / 2
 
 
 def test_shared_memory_is_made_and_read_by_one_user() -> None:
