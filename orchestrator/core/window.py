@@ -45,7 +45,7 @@ class FrameWindow:
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
                 self._release(frames)
-            else:
+            elif waiting in self._waiting:
                 self._waiting.remove(waiting)
                 self._admit()
             raise

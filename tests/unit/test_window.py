@@ -61,6 +61,22 @@ async def test_a_cancelled_waiter_leaves_no_hole() -> None:
     assert window.held == 0
 
 
+async def test_a_waiter_cancelled_as_its_turn_comes_leaves_no_hole() -> None:
+    window = FrameWindow(4)
+
+    async def enter() -> None:
+        async with window.hold(4):
+            return
+
+    async with window.hold(4):
+        waiter = asyncio.create_task(enter())
+        await settle()
+        waiter.cancel()
+    await asyncio.gather(waiter, return_exceptions=True)
+    assert waiter.cancelled()
+    assert window.held == 0
+
+
 async def test_a_wider_window_lets_waiters_in() -> None:
     window = FrameWindow(1)
 
