@@ -11,7 +11,7 @@ from tritonclient.grpc import service_pb2
 
 from orchestrator.core.contract import ModelCard, parameter_name
 from orchestrator.core.types import ModelVersion, ServedModel
-from orchestrator.errors import ContractError, ModelChangedError, ModelNotFoundError, ModelNotReadyError
+from orchestrator.errors import ContractError, ModelNotFoundError, ModelNotReadyError
 from orchestrator.inference.connection import TritonConnection, triton_errors
 from orchestrator.ports import ModelStatus
 
@@ -49,12 +49,12 @@ class TritonCatalogue:
             return await self._refresh()
 
     async def verify(self, model: ServedModel) -> None:
-        """Raises ModelChangedError if the version is another network by now, ModelNotReadyError if it is not served."""
+        """Raises ModelChangedError if the version is another network by now, ModelNotReadyError if it is not served.
+
+        Mostly answered from what is known, so it may be asked for every batch; never after a reconnect.
+        """
         found = await self.find(model.version.name, model.version.version)
-        if found.version.digest != model.version.digest:
-            raise ModelChangedError(
-                f"Triton serves another network as {model.version} than this run began with; submit the video again"
-            )
+        found.require_digest(model.version.digest)
 
     async def load(self, name: str) -> None:
         """Have Triton read a model's configuration again, with new and changed versions. Raises InferenceError."""

@@ -46,7 +46,6 @@ class TritonModel:
         self._metrics = metrics
         self._retrying = retrying
         self._is_server_broken = is_server_broken
-        self._verified_in_epoch: dict[ModelVersion, int] = {}
 
     async def infer(self, model: ServedModel, batch: FrameBatch) -> NDArray[np.float32]:
         """Candidates (N, 300, 6) of a batch; read-only. The slot may be given back when this ends, however it ends.
@@ -60,7 +59,7 @@ class TritonModel:
 
     async def _attempt(self, model: ServedModel, batch: FrameBatch) -> NDArray[np.float32]:
         epoch = self._connection.epoch
-        await self._verify(model, epoch)
+        await self._catalogue.verify(model)
         with triton_errors(str(model.version)):
             try:
                 answer = await self._request(model, batch)
@@ -72,11 +71,6 @@ class TritonModel:
             # The answer may come from a server that was not verified.
             raise TritonUnavailableError(f"{model.version}: Triton reconnected during the request")
         return candidates_from(answer, frames=len(batch.stamps), model=model.version)
-
-    async def _verify(self, model: ServedModel, epoch: int) -> None:
-        if self._verified_in_epoch.get(model.version) != epoch:
-            await self._catalogue.verify(model)
-            self._verified_in_epoch[model.version] = epoch
 
     async def _request(self, model: ServedModel, batch: FrameBatch) -> Any:
         region = await self._registration.name()

@@ -22,6 +22,7 @@ from orchestrator.telemetry import Metrics
 
 # Listing models for a person or a probe must not take as long as a batch of frames may.
 LISTING_TIMEOUT_S: Final = 3.0
+RETRYING: Final = Retrying()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +89,7 @@ class Triton:
 
 @asynccontextmanager
 async def open_triton(
-    settings: TritonSettings, region: SlotRegion, *, metrics: Metrics, log_dir: Path
+    settings: TritonSettings, region: SlotRegion, *, metrics: Metrics, log_dir: Path, retrying: Retrying = RETRYING
 ) -> AsyncIterator[Triton]:
     """Yield at once; Triton may still be starting, or away. `region` must live longer than this.
 
@@ -112,7 +113,7 @@ async def open_triton(
             registration,
             timeout_s=settings.timeout_s,
             metrics=metrics,
-            retrying=Retrying(),
+            retrying=retrying,
             is_server_broken=embedded.is_broken if embedded else lambda: False,
         )
         yield Triton(
