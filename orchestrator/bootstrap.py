@@ -13,6 +13,7 @@ from typing import Final
 import structlog
 from prometheus_client import CollectorRegistry
 
+from orchestrator.announcing import Announcer
 from orchestrator.core.contract import FRAME_CHANNELS
 from orchestrator.core.records import JsonValue
 from orchestrator.core.states import JobState
@@ -141,6 +142,7 @@ def _compose(
     """Join the parts: the use cases for the web layer, and the loops that do the work."""
     bus = MemoryEventBus()
     meters = Meters(bus=bus, monotonic_s=time.monotonic)
+    announcer = Announcer(bus=bus, work=bell, metrics=metrics)
     results = Results(
         jobs=stores.jobs,
         runs=stores.runs,
@@ -159,8 +161,7 @@ def _compose(
         videos=stores.videos,
         archive=stores.archive,
         catalogue=triton.catalogue,
-        bus=bus,
-        work=bell,
+        announcer=announcer,
         meters=meters,
         utc_now=_utc_now,
     )
@@ -183,7 +184,7 @@ def _compose(
         reader=decoders,
         bus=bus,
         meters=meters,
-        metrics=metrics,
+        announcer=announcer,
         work=bell,
         segment_frames=settings.work.segment_frames,
         max_running_jobs=settings.work.max_running_jobs,

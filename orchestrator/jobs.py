@@ -8,6 +8,7 @@ from datetime import datetime
 
 import structlog
 
+from orchestrator.announcing import Announcer
 from orchestrator.core.contract import DEFAULT_CONFIDENCE, MAX_CANDIDATES
 from orchestrator.core.records import Job, Progress, Run, Video
 from orchestrator.core.states import IndexState, JobState, RunState
@@ -17,8 +18,6 @@ from orchestrator.errors import RequestInvalidError
 from orchestrator.metering import Meters
 from orchestrator.ports import (
     CandidateArchive,
-    Doorbell,
-    EventBus,
     JobStore,
     ModelCatalogue,
     Page,
@@ -70,15 +69,14 @@ class JobSnapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Jobs:
-    """utc_now: aware. work: rung when there may be something to do."""
+    """utc_now: aware."""
 
     store: JobStore
     runs: RunStore
     videos: VideoStore
     archive: CandidateArchive
     catalogue: ModelCatalogue
-    bus: EventBus
-    work: Doorbell
+    announcer: Announcer
     meters: Meters
     utc_now: Callable[[], datetime]
 
@@ -105,8 +103,7 @@ class Jobs:
         )
         job = await self.store.submit(spec, card=model.card, video_id=video.id, owner=owner, now=self.utc_now())
         log.info("job submitted", job_id=job.id, run_id=job.run_id, video_id=video.id, model=str(model.version))
-        await self.bus.ring(job.id)
-        self.work.ring()
+        await self.announcer.announce([job])
         return await self._snapshot_of(job)
 
     async def snapshot(self, job_id: str) -> JobSnapshot:
@@ -125,11 +122,11 @@ class Jobs:
 
     async def cancel(self, job_id: str) -> JobSnapshot:
         """Let go of the job's run; legal in every state, and twice. Raises JobNotFoundError."""
+        before = await self.store.get(job_id)
         job = await self.store.cancel(job_id, now=self.utc_now())
-        await self.store.settle_cancelled(now=self.utc_now())
-        log.info("job cancelled", job_id=job_id)
-        await self.bus.ring(job.id)
-        self.work.ring()
+        if job.state is not before.state:
+            await self.announcer.announce([job])
+        await self.announcer.announce(await self.store.settle_cancelled(now=self.utc_now()))
         return await self.snapshot(job_id)
 
     async def remove(self, job_id: str) -> None:
@@ -138,9 +135,7 @@ class Jobs:
         if orphaned_run:
             await self.archive.remove(orphaned_run)
             self.meters.end(orphaned_run)
-        log.info("job removed", job_id=job_id)
-        await self.bus.ring(job_id)
-        self.work.ring()
+        await self.announcer.removed(job_id)
 
     async def _snapshot_of(self, job: Job) -> JobSnapshot:
         return await self._assemble(job, await self.runs.get(job.run_id), await self.videos.get(job.video_id))

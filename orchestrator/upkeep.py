@@ -8,6 +8,7 @@ from datetime import datetime
 
 import structlog
 
+from orchestrator.announcing import Announcer
 from orchestrator.core.planning import plan_segments
 from orchestrator.core.records import Failure, Job, Run
 from orchestrator.core.sampling import SampledFrames
@@ -24,7 +25,6 @@ from orchestrator.ports import (
     VideoReader,
     VideoStore,
 )
-from orchestrator.telemetry import Metrics
 
 log = structlog.get_logger()
 
@@ -42,7 +42,7 @@ class Upkeep:
     reader: VideoReader
     bus: EventBus
     meters: Meters
-    metrics: Metrics
+    announcer: Announcer
     work: Doorbell
     segment_frames: int
     max_running_jobs: int
@@ -53,7 +53,7 @@ class Upkeep:
         now = self.utc_now()
         moved = [*await self.jobs.expire(now=now), *await self.settle_cancelled()]
         moved += await self.jobs.admit(max_running=self.max_running_jobs, now=now)
-        await self._announce(moved)
+        await self.announcer.announce(moved)
         planned = await self.runs.to_plan()
         for run in planned:
             await self._plan(run)
@@ -69,7 +69,7 @@ class Upkeep:
     async def settle_cancelled(self) -> Sequence[Job]:
         """End the cancelling jobs whose segments are handed back by now."""
         settled = await self.jobs.settle_cancelled(now=self.utc_now())
-        await self._announce(settled)
+        await self.announcer.announce(settled)
         return settled
 
     async def fail(self, run: Run, failure: Failure) -> None:
@@ -117,17 +117,5 @@ class Upkeep:
         self.meters.end(run.id)
         await self.reader.close_run(run.id)
         await self.bus.ring(run.id)
-        await self._announce(jobs)
+        await self.announcer.announce(jobs)
         self.work.ring()
-
-    async def _announce(self, jobs: Sequence[Job]) -> None:
-        """Log, count and ring for jobs that have just moved."""
-        for job in jobs:
-            log.info("job moved", job_id=job.id, run_id=job.run_id, state=job.state.value)
-            if job.state.is_terminal:
-                self.metrics.jobs_finished.labels(job.state.value).inc()
-            if job.failure:
-                self.metrics.job_failures.labels(job.failure.code).inc()
-            await self.bus.ring(job.id, job.run_id)
-        if jobs:
-            self.work.ring()
