@@ -13,6 +13,7 @@ from typing import Final
 
 import onnx
 import onnx.compose
+import onnx.helper
 import onnx.parser
 
 from orchestrator.core.contract import CANDIDATES, FRAMES, MAX_CANDIDATES
@@ -31,6 +32,7 @@ CLASS_OFFSET_PX: Final = 7_680
 
 RAW_INPUT: Final = "images"
 RAW_OUTPUT: Final = "output0"
+NETWORK_PREFIX: Final = "network."
 
 
 class Head(StrEnum):
@@ -45,16 +47,16 @@ def join_to_contract(
 ) -> onnx.ModelProto:
     """Build the served graph around a raw network; `raw` is only read.
 
-    raw: one input float32 (N, 3, H, W) in 0..1, one output float32 (N, 4 + class_count, anchors) in pixels of the
-    input; N, H and W dynamic. floor: rows at or under this confidence are zero. iou: of the suppression, unused by
-    one-to-one heads. Raises ExportError if the network has other inputs or outputs, or another opset.
+    raw: input `images` float32 (N, 3, H, W) in 0..1, output `output0` float32 (N, 4 + class_count, anchors) in pixels
+    of the input; N, H and W dynamic. floor: rows at or under this confidence are zero. iou: of the suppression, unused
+    by one-to-one heads. Raises ExportError if the network has other inputs or outputs, or another opset.
     """
     _refuse_other_networks(raw, class_count)
     network = onnx.ModelProto()
     network.CopyFrom(raw)
     network.ir_version = IR_VERSION
-    network = onnx.compose.add_prefix(network, "network.")
-    raw_input, raw_output = network.graph.input[0].name, network.graph.output[0].name
+    network = onnx.compose.add_prefix(network, NETWORK_PREFIX)
+    raw_input, raw_output = NETWORK_PREFIX + RAW_INPUT, NETWORK_PREFIX + RAW_OUTPUT
 
     prepared = onnx.compose.merge_models(
         onnx.parser.parse_model(PREPARATION), network, io_map=[("prepared", raw_input)]
@@ -67,13 +69,24 @@ def join_to_contract(
     return joined
 
 
+def expose_raw(joined: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of a served graph that also answers its network's raw output, float32 (N, 4 + classes, anchors)."""
+    exposed = onnx.ModelProto()
+    exposed.CopyFrom(joined)
+    shape = ["batch", "channels", "anchors"]
+    exposed.graph.output.append(
+        onnx.helper.make_tensor_value_info(NETWORK_PREFIX + RAW_OUTPUT, onnx.TensorProto.FLOAT, shape)
+    )
+    return exposed
+
+
 def _refuse_other_networks(raw: onnx.ModelProto, class_count: int) -> None:
     opsets = {entry.version for entry in raw.opset_import if entry.domain in ("", "ai.onnx")}
     if opsets != {OPSET}:
         raise ExportError(f"the network must be exported with opset {OPSET}, but has {sorted(opsets)}")
-    if len(raw.graph.input) != 1 or len(raw.graph.output) != 1:
-        counts = f"{len(raw.graph.input)} inputs and {len(raw.graph.output)} outputs"
-        raise ExportError(f"the network has {counts}; a detector has one of each")
+    inputs, outputs = [value.name for value in raw.graph.input], [value.name for value in raw.graph.output]
+    if inputs != [RAW_INPUT] or outputs != [RAW_OUTPUT]:
+        raise ExportError(f"the network takes {inputs} and gives {outputs}; expected {RAW_INPUT} and {RAW_OUTPUT}")
     rows = raw.graph.output[0].type.tensor_type.shape.dim
     if len(rows) != 3 or rows[1].dim_value not in (0, 4 + class_count):
         raise ExportError(f"the network's output is not (N, {4 + class_count}, anchors); is it a detector?")
@@ -86,13 +99,14 @@ def anchors_kept(floor: float) -> int:
 
 HEADER: Final = f'<ir_version: {IR_VERSION}, opset_import: ["": {OPSET}]>'
 
+# Cast comes first: TensorRT takes 8-bit inputs into no other layer.
 PREPARATION: Final = f"""{HEADER}
 preparation (uint8[batch, height, width, 3] {FRAMES}) => (float[batch, 3, height, width] prepared)
 <float white = {{255.0}}>
 {{
-    planes = Transpose <perm = [0, 3, 1, 2]> ({FRAMES})
-    levels = Cast <to = 1> (planes)
-    prepared = Div (levels, white)
+    levels = Cast <to = 1> ({FRAMES})
+    planes = Transpose <perm = [0, 3, 1, 2]> (levels)
+    prepared = Div (planes, white)
 }}"""
 
 

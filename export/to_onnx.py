@@ -24,6 +24,7 @@ from ultralytics.nn.modules.head import Detect, v10Detect
 from ultralytics.nn.tasks import torch_safe_load
 from ultralytics.utils.nms import non_max_suppression
 
+from export.certificate import SourceAnswer
 from export.graph import OPSET, RAW_INPUT, RAW_OUTPUT, Head
 from orchestrator.core.contract import DEFAULT_IMGSZ, MAX_CANDIDATES
 from orchestrator.errors import ExportError
@@ -42,7 +43,7 @@ TRACED_SHAPE: Final = (2, 3, 64, 96)
 class SourceNetwork:
     """A detector as its checkpoint has it: float32, in evaluation mode. imgsz, stride: px."""
 
-    detector: torch.nn.Module
+    detector: Any
     head: Head
     kind: str
     class_names: tuple[str, ...]
@@ -51,32 +52,18 @@ class SourceNetwork:
     weights_sha256: str
 
 
-@dataclass(frozen=True, slots=True)
-class SourceAnswer:
-    """raw: float32 (N, 4 + classes, anchors). boxes: for each frame float32 (K, 6), rows as in the contract."""
-
-    raw: NDArray[np.float32]
-    boxes: tuple[NDArray[np.float32], ...]
-
-
-class RawNetwork(torch.nn.Module):
+def build_raw(detector: Any, *, is_fused: bool) -> Any:
     """A copy of a detector that stops at its decoded head: (N, 3, H, W) in 0..1 -> (N, 4 + classes, anchors)."""
-
-    def __init__(self, detector: Any, *, is_fused: bool) -> None:
-        super().__init__()
-        self.detector = copy.deepcopy(detector)
-        if is_fused:
-            self.detector.fuse(verbose=False)
-        head = self.detector.model[-1]
-        head.export = True  # the decoded tensor alone
-        head.dynamic = True  # anchors follow the size of the frame
-        if head.end2end:
-            # The one-to-one head's selection is left to the graph, which also takes frames of under 300 anchors.
-            head.postprocess = lambda rows: rows.permute(0, 2, 1)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        raw: torch.Tensor = self.detector(images)
-        return raw
+    raw = copy.deepcopy(detector)
+    if is_fused:
+        raw.fuse(verbose=False)
+    head = raw.model[-1]
+    head.export = True  # the decoded tensor alone
+    head.dynamic = True  # anchors follow the size of the frame
+    if head.end2end:
+        # The one-to-one head's selection is left to the graph, which also takes frames of under 300 anchors.
+        head.postprocess = lambda rows: rows.permute(0, 2, 1)
+    return raw.eval()
 
 
 def load_source(weights: Path, imgsz: int | None) -> SourceNetwork:
@@ -106,7 +93,7 @@ def answer_of_source(source: SourceNetwork, frames: NDArray[np.uint8], *, floor:
     """Run the source network as `ultralytics predict` does. frames: uint8 (N, H, W, 3), letterboxed."""
     images = torch.from_numpy(np.ascontiguousarray(frames.transpose(0, 3, 1, 2))).float() / 255
     with torch.inference_mode():
-        raw = RawNetwork(source.detector, is_fused=False)(images)
+        raw = build_raw(source.detector, is_fused=False)(images)
         is_end2end = source.head is Head.ONE_TO_ONE
         rows = source.detector.model[-1].postprocess(raw.permute(0, 2, 1)) if is_end2end else raw.clone()
         boxes = non_max_suppression(rows, floor, iou, max_det=MAX_CANDIDATES, end2end=is_end2end)
@@ -115,7 +102,7 @@ def answer_of_source(source: SourceNetwork, frames: NDArray[np.uint8], *, floor:
 
 def export_raw(source: SourceNetwork) -> onnx.ModelProto:
     """Trace the fused network into ONNX with dynamic batch, height and width, as `join_to_contract` takes it."""
-    network = RawNetwork(source.detector, is_fused=True).eval()
+    network = build_raw(source.detector, is_fused=True)
     written = io.BytesIO()
     axes = {RAW_INPUT: {0: "batch", 2: "height", 3: "width"}, RAW_OUTPUT: {0: "batch", 2: "anchors"}}
     with warnings.catch_warnings(), torch.inference_mode():

@@ -124,13 +124,13 @@ def _groups(network: DetectionModel) -> list[dict[str, Any]]:
     return [{"params": matrices, "weight_decay": 5e-4}, {"params": others, "weight_decay": 0.0}]
 
 
-@torch.no_grad()
 def _move_average(average: DetectionModel, network: DetectionModel, decay: float) -> None:
-    for mean, value in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
-        if mean.dtype.is_floating_point:
-            mean.lerp_(value, 1 - decay)
-        else:
-            mean.copy_(value)
+    with torch.no_grad():
+        for mean, value in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+            if mean.dtype.is_floating_point:
+                mean.lerp_(value, 1 - decay)
+            else:
+                mean.copy_(value)
 
 
 def _compressed(frame: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:

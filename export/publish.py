@@ -1,0 +1,189 @@
+"""Weights in, a certified version in the repository out: the straight line of the export.
+
+read weights -> trace -> join to the contract -> scratch repository -> a Triton of its own -> certify -> publish
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import hashlib
+import json
+import platform
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+import onnx
+import ultralytics
+
+from export.certificate import Certificate, SourceAnswer, Verdict, certify
+from export.evidence import Evidence, gather_evidence, load_pictures
+from export.graph import Head, join_to_contract
+from export.repository import add_version, locked, write_configs
+from export.scratch_triton import load_version, open_scratch_triton
+from export.spec import ExportSpec
+from export.to_onnx import SourceNetwork, answer_of_source, export_raw, load_source
+from export.to_tensorrt import build_plan, has_tensorrt, trtexec_command
+from export.triton_config import EMBEDDED_FILE, GRAPH_FILE, PLAN_FILE
+from orchestrator.core.contract import CERTIFICATE_FILE, METADATA_FILE, ModelCard
+from orchestrator.errors import CertificateFailedError, InferenceError
+from orchestrator.settings import TritonSettings
+
+Say = Callable[[str], None]
+
+LABELS_FILE: Final = "labels.txt"
+PRECISION: Final = "float32"
+# Said by versions that only a scratch repository has seen.
+UNCERTIFIED: Final = "none"
+TOOLS: Final = ("ultralytics", "torch", "onnx", "onnxruntime", "onnxslim", "numpy", "opencv-python-headless")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedVersion:
+    """is_loaded: whether a running Triton serves it already."""
+
+    name: str
+    version: int
+    folder: Path
+    card: ModelCard
+    certificate: Certificate
+    is_loaded: bool
+
+
+async def publish(spec: ExportSpec, triton: TritonSettings, say: Say) -> PublishedVersion:
+    """Export, certify and publish. triton: where the embedded Triton is installed, and the server to tell, if any.
+
+    Raises ExportError, CertificateFailedError, TritonStartError; then nothing is published and nothing left behind.
+    """
+    say(f"reading {spec.weights}")
+    source = load_source(spec.weights, spec.imgsz)
+    say(f"{source.kind}, {len(source.class_names)} classes, {source.imgsz} px; tracing")
+    graph = build_graph(source, spec)
+    with TemporaryDirectory(prefix="trireel-export-") as name:
+        scratch = Path(name)
+        built = scratch / "models" / spec.name / "1"
+        card = write_version(built, graph, source, spec)
+        write_configs(built.parent, {1: card})
+        certificate = await certify_version(graph, source, spec, triton, scratch, say)
+        say(f"certificate {certificate.verdict}: {certificate.reason}")
+        if certificate.verdict is Verdict.FAILED:
+            raise CertificateFailedError(f"{spec.name} was not published: {certificate.reason}")
+        card = dataclasses.replace(card, certificate=certificate.verdict.value)
+        write_findings(built, card, source, spec, certificate)
+        has_plan = _build_plan(built, card, say)
+        with locked(spec.repository):
+            version = add_version(spec.model_folder, built, card)
+    folder = spec.model_folder / str(version)
+    say(f"published {spec.name}:{version} in {folder}")
+    if not has_plan:
+        say(f"no TensorRT plan was built, as there is no tensorrt here; on the GPU: {trtexec_command(card, folder)}")
+    return PublishedVersion(
+        name=spec.name,
+        version=version,
+        folder=folder,
+        card=card,
+        certificate=certificate,
+        is_loaded=await _tell_triton(triton.url, spec.name, say),
+    )
+
+
+def build_graph(source: SourceNetwork, spec: ExportSpec) -> onnx.ModelProto:
+    """The served graph of a source network."""
+    return join_to_contract(
+        export_raw(source), head=source.head, class_count=len(source.class_names), floor=spec.floor, iou=spec.iou
+    )
+
+
+def write_version(folder: Path, graph: onnx.ModelProto, source: SourceNetwork, spec: ExportSpec) -> ModelCard:
+    """Write what Triton needs of a version into a new folder; returns its description, not yet certified."""
+    folder.mkdir(parents=True)
+    content = graph.SerializeToString(deterministic=True)
+    (folder / GRAPH_FILE).write_bytes(content)
+    (folder / LABELS_FILE).write_text("".join(f"{name}\n" for name in source.class_names))
+    shutil.copyfile(Path(__file__).with_name("embedded_model.py"), folder / EMBEDDED_FILE)
+    return ModelCard(
+        class_names=source.class_names,
+        stride=source.stride,
+        imgsz=source.imgsz,
+        floor=spec.floor,
+        iou=spec.iou,
+        precision=PRECISION,
+        digest=hashlib.sha256(content).hexdigest(),
+        weights_sha256=source.weights_sha256,
+        certificate=UNCERTIFIED,
+    )
+
+
+async def certify_version(
+    graph: onnx.ModelProto,
+    source: SourceNetwork,
+    spec: ExportSpec,
+    triton: TritonSettings,
+    scratch: Path,
+    say: Say,
+) -> Certificate:
+    """Certify the version in `scratch / "models"`."""
+    pictures = load_pictures(spec.frames or Path(ultralytics.ASSETS))
+    evidence = gather_evidence(pictures, imgsz=source.imgsz, stride=source.stride)
+    say(f"running the source network on {sum(len(item.frames) for item in evidence)} frames")
+    answers = await asyncio.to_thread(_answers, source, evidence, spec)
+    say("starting a Triton of its own for the version")
+    async with open_scratch_triton(triton, scratch / "models", spec.name, log_dir=scratch / "logs") as infer:
+        return await certify(graph, evidence, answers, infer, made_with=made_with())
+
+
+def _answers(source: SourceNetwork, evidence: list[Evidence], spec: ExportSpec) -> list[SourceAnswer]:
+    return [answer_of_source(source, item.frames, floor=spec.floor, iou=spec.iou) for item in evidence]
+
+
+def made_with() -> dict[str, str]:
+    """The versions of the tools and when they were used."""
+    tools = {name: installed_version(name) for name in TOOLS}
+    return {**tools, "python": platform.python_version(), "at": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
+def write_findings(
+    folder: Path, card: ModelCard, source: SourceNetwork, spec: ExportSpec, certificate: Certificate
+) -> None:
+    """Write the certificate and the metadata into a version folder."""
+    metadata = {
+        "card": json.loads(card.to_json()),
+        "source": {
+            "weights": spec.weights.name,
+            "network": source.kind,
+            "head": source.head.value,
+            "is_suppressed": source.head is Head.ONE_TO_MANY,
+        },
+        "made_with": dict(certificate.made_with),
+    }
+    for name, document in ((CERTIFICATE_FILE, certificate.to_document()), (METADATA_FILE, metadata)):
+        (folder / name).write_text(json.dumps(document, indent=2) + "\n")
+
+
+def _build_plan(folder: Path, card: ModelCard, say: Say) -> bool:
+    if not has_tensorrt():
+        return False
+    say("building the TensorRT plan; this takes minutes")
+    build_plan(folder / GRAPH_FILE, folder / PLAN_FILE, card)
+    say("built the TensorRT plan for this machine's GPU; the certificate does not cover it")
+    return True
+
+
+async def _tell_triton(url: str | None, name: str, say: Say) -> bool:
+    """Have a running Triton load the version; one that does not is no reason to take the version back."""
+    if url is None:
+        say("no TRIREEL_TRITON_URL is set: an orchestrator that runs already serves the version after a restart")
+        return False
+    try:
+        await load_version(url, name)
+    except InferenceError as exc:
+        say(f"the Triton at {url} did not load it: {exc}; does it serve this repository?")
+        return False
+    say(f"the Triton at {url} serves it")
+    return True
