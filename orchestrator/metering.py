@@ -27,7 +27,7 @@ class Meters:
         self._by_run[run.id] = RunMeter(
             run_id=run.id,
             frames_total=run.frames_total,
-            frames_committed=frames_committed(run),
+            frames_committed=run.ledger.settled,
             source_fps=video.report.fps if video.report else None,
             frames_per_sample=source_frames / run.frames_total if run.frames_total else 1.0,
         )
@@ -41,7 +41,7 @@ class Meters:
     async def committed(self, run: Run, segment: int) -> None:
         meter = self._by_run.get(run.id)
         if meter:
-            meter.commit(segment, frames_committed(run))
+            meter.commit(segment, run.ledger.settled)
             await self.bus.publish_progress(meter.snapshot("inferring"))
 
     def gave_up(self, run_id: str, segment: int) -> None:
@@ -57,7 +57,7 @@ class Meters:
         meter = self._by_run.get(run.id)
         if meter and run.state is RunState.OPEN:
             return meter.snapshot(stage)
-        done = frames_committed(run)
+        done = run.ledger.settled
         is_over = run.frames_total is not None and done >= run.frames_total
         return Progress(
             run_id=run.id,
@@ -68,8 +68,3 @@ class Meters:
             eta_s=0.0 if is_over else None,
             stage=stage,
         )
-
-
-def frames_committed(run: Run) -> int:
-    """Frames whose fate is in the database."""
-    return run.ledger.inferred + run.ledger.failed

@@ -42,7 +42,7 @@ def events_of(job: Job, run: Run) -> list[EventDraft]:
         "job_id": job.id,
         "state": job.state.value,
         "error": error,
-        "frames_done": frames_done(run),
+        "frames_done": run.ledger.settled,
         "frames_total": run.frames_total,
     }
     return [(EventKind.STATE, state), (EventKind.DONE, done)]
@@ -59,7 +59,7 @@ def segment_event(run: Run, plan: SegmentPlan, result: SegmentResult) -> EventDr
         "inferred": len(result.stamps),
         "failed": len(result.report.failed),
         "candidates": len(result.candidates),
-        "frames_done": frames_done(run),
+        "frames_done": run.ledger.settled,
         "frames_total": run.frames_total,
     }
 
@@ -68,8 +68,3 @@ def frame_span(result: SegmentResult) -> tuple[int, int]:
     """Source indices of the segment's first and last sampled frame, failed ones included."""
     indices = [stamp.index for stamp in result.stamps] + [stamp.index for stamp, _ in result.report.failed]
     return min(indices), max(indices)
-
-
-def frames_done(run: Run) -> int:
-    """Frames of committed segments."""
-    return run.ledger.inferred + run.ledger.failed

@@ -318,6 +318,11 @@ class Ledger:
     reasons: Mapping[str, int] = field(default_factory=dict)
 
     @property
+    def settled(self) -> int:
+        """Frames whose fate is known."""
+        return self.inferred + self.failed
+
+    @property
     def is_closed(self) -> bool:
         return self.planned == self.inferred + self.failed == self.inferred + sum(self.reasons.values())
 
