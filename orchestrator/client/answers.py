@@ -178,14 +178,23 @@ class TimelineAnswer(Answer, frozen=True, kw_only=True):
 
 
 class ModelVersionAnswer(Answer, frozen=True, kw_only=True):
-    """One version as Triton sees it. reason: why it is not ready. certificate: "passed" or "weak"."""
+    """One version as Triton sees it; what it tells of itself is None while it is not ready. reason: why it is not.
+
+    imgsz: longest side of the input in pixels. floor, iou: of the stored boxes. certificate: "passed" or "weak";
+    certificate_report: the whole of it, only where one model is asked for.
+    """
 
     version: int
     is_ready: bool
-    reason: str = ""
-    digest: str | None = None
-    class_names: tuple[str, ...] = ()
-    certificate: str | None = None
+    reason: str
+    digest: str | None
+    class_names: tuple[str, ...]
+    imgsz: int | None
+    floor: float | None
+    iou: float | None
+    precision: str | None
+    certificate: str | None
+    certificate_report: Mapping[str, object] | None = None
 
 
 class ModelAnswer(Answer, frozen=True, kw_only=True):
@@ -193,15 +202,29 @@ class ModelAnswer(Answer, frozen=True, kw_only=True):
     versions: tuple[ModelVersionAnswer, ...]
 
 
+class LimitsAnswer(Answer, frozen=True, kw_only=True):
+    """Every limit of the server. max_body_bytes: of every request that is no upload."""
+
+    max_upload_bytes: int
+    max_duration_s: float
+    max_frame_pixels: int
+    max_fps: float
+    max_frames: int
+    max_running_jobs: int
+    max_detections_per_frame: int
+    max_page_items: int
+    max_body_bytes: int
+
+
 class ReadinessAnswer(Answer, frozen=True, kw_only=True):
     """reasons: what is missing. transport: how frames reach Triton, and why so."""
 
     is_ready: bool
-    reasons: tuple[str, ...] = ()
-    transport: str = ""
-    transport_reason: str = ""
-    triton_url: str = ""
-    triton_metrics_url: str = ""
+    reasons: tuple[str, ...]
+    transport: str
+    transport_reason: str
+    triton_url: str
+    triton_metrics_url: str
 
 
 class StateBody(Answer, frozen=True, kw_only=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +18,7 @@ from orchestrator.client.answers import (
     FrameAnswer,
     JobAnswer,
     JobEvent,
+    LimitsAnswer,
     ModelAnswer,
     PageAnswer,
     ReadinessAnswer,
@@ -33,6 +34,7 @@ from orchestrator.client.exchange import (
     checked_url,
     connection_errors,
     is_answer,
+    is_encrypted,
     problem_of,
 )
 from orchestrator.client.job_stream import SILENCE_S, JobStream
@@ -47,7 +49,7 @@ class AsyncClient:
 
     def __init__(self, url: str = DEFAULT_URL) -> None:
         self.url = checked_url(url)
-        self._http = httpx.AsyncClient(base_url=self.url, mounts=dict.fromkeys(DIRECT_HOSTS))
+        self._http = httpx.AsyncClient(base_url=self.url, mounts=dict.fromkeys(DIRECT_HOSTS), verify=is_encrypted(self.url))
 
     async def aclose(self) -> None:
         await self._http.aclose()
@@ -107,7 +109,7 @@ class AsyncClient:
     async def model(self, name: str) -> ModelAnswer:
         return await self._ask(calls.model(name))
 
-    async def limits(self) -> Mapping[str, float]:
+    async def limits(self) -> LimitsAnswer:
         return await self._ask(calls.limits())
 
     async def readiness(self) -> ReadinessAnswer:
@@ -170,6 +172,8 @@ class AsyncClient:
         ) as response:
             async for piece in response.aiter_bytes():
                 written_bytes += await asyncio.to_thread(out.write, piece)
+                if follow:
+                    await asyncio.to_thread(out.flush)
         return written_bytes
 
     async def frames(

@@ -11,6 +11,7 @@ import msgspec
 
 from orchestrator.client.answers import (
     JobAnswer,
+    LimitsAnswer,
     ModelAnswer,
     PageAnswer,
     ReadinessAnswer,
@@ -211,8 +212,8 @@ def model(name: str) -> Call[ModelAnswer]:
     return Call(method="GET", path=f"/v1/models/{_id(name)}", decode=reading(ModelAnswer))
 
 
-def limits() -> Call[dict[str, float]]:
-    return Call(method="GET", path="/v1/limits", decode=reading(dict[str, float]))
+def limits() -> Call[LimitsAnswer]:
+    return Call(method="GET", path="/v1/limits", decode=reading(LimitsAnswer))
 
 
 def readiness() -> Call[ReadinessAnswer]:

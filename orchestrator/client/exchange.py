@@ -10,7 +10,14 @@ import httpx
 import msgspec
 
 from orchestrator.client.calls import Call
-from orchestrator.errors import AnswerInvalidError, ApiError, ConnectionLostError, ServerUnreachableError, SettingsError
+from orchestrator.errors import (
+    AnswerInvalidError,
+    ApiError,
+    ConnectionLostError,
+    ServerUnreachableError,
+    SettingsError,
+    TrireelError,
+)
 
 Result = TypeVar("Result")
 
@@ -21,6 +28,7 @@ DIRECT_HOSTS: Final = ("all://127.0.0.1", "all://localhost", "all://[::1]")
 CONNECT_TIMEOUT_S: Final = 5.0
 WRITE_TIMEOUT_S: Final = 60.0
 MAX_OUTAGE_S: Final = 60.0
+GATEWAY_STATUSES: Final = frozenset({502, 503, 504})
 UNREACHABLE: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 
@@ -29,8 +37,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
 
     code: str
     detail: str
-    status: int | None = None
-    title: str = ""
+    retryable: bool = False
 
 
 def checked_url(url: str) -> str:
@@ -42,6 +49,11 @@ def checked_url(url: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.host:
         raise SettingsError(f"the server's address must look like http://127.0.0.1:8080, not {url!r}")
     return url.rstrip("/")
+
+
+def is_encrypted(url: str) -> bool:
+    """Whether certificates are needed; reading them takes a tenth of a second, which a command would feel."""
+    return url.lower().startswith("https:")
 
 
 def build_request(
@@ -79,15 +91,16 @@ def connection_errors(url: str) -> Iterator[None]:
     except httpx.TimeoutException as exc:
         raise ConnectionLostError(f"the server at {url} did not answer in time; look at its log") from exc
     except httpx.TransportError as exc:
-        raise ConnectionLostError(f"the connection to {url} broke ({exc}); look at the server's log") from exc
+        reason = str(exc) or type(exc).__name__
+        raise ConnectionLostError(f"the connection to {url} broke ({reason}); look at the server's log") from exc
 
 
-def problem_of(status: int, content: bytes, *, url: str) -> ApiError | AnswerInvalidError:
+def problem_of(status: int, content: bytes, *, url: str) -> TrireelError:
     """The error that an answer with a status of 300 or more stands for. content: its body, whole."""
     try:
         problem = msgspec.json.decode(content, type=Problem)
     except msgspec.MsgspecError:
-        return AnswerInvalidError(
-            f"what answers at {url} with status {status} is no Trireel server; {START_HINT}",
-        )
-    return ApiError(problem.detail or problem.title, code=problem.code, status=status)
+        if status in GATEWAY_STATUSES:
+            return ConnectionLostError(f"a proxy at {url} answers {status}: the server behind it is away")
+        return AnswerInvalidError(f"what answers at {url} with status {status} is no Trireel server; {START_HINT}")
+    return ApiError(problem.detail, code=problem.code, status=status, retryable=problem.retryable)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +17,7 @@ from orchestrator.client.answers import (
     FrameAnswer,
     JobAnswer,
     JobEvent,
+    LimitsAnswer,
     ModelAnswer,
     PageAnswer,
     ReadinessAnswer,
@@ -32,6 +33,7 @@ from orchestrator.client.exchange import (
     checked_url,
     connection_errors,
     is_answer,
+    is_encrypted,
     problem_of,
 )
 from orchestrator.client.job_stream import SILENCE_S, JobStream
@@ -50,7 +52,7 @@ class Client:
 
     def __init__(self, url: str = DEFAULT_URL) -> None:
         self.url = checked_url(url)
-        self._http = httpx.Client(base_url=self.url, mounts=dict.fromkeys(DIRECT_HOSTS))
+        self._http = httpx.Client(base_url=self.url, mounts=dict.fromkeys(DIRECT_HOSTS), verify=is_encrypted(self.url))
 
     def close(self) -> None:
         self._http.close()
@@ -108,7 +110,7 @@ class Client:
     def model(self, name: str) -> ModelAnswer:
         return self._ask(calls.model(name))
 
-    def limits(self) -> Mapping[str, float]:
+    def limits(self) -> LimitsAnswer:
         return self._ask(calls.limits())
 
     def readiness(self) -> ReadinessAnswer:
@@ -168,6 +170,8 @@ class Client:
         ) as response:
             for piece in response.iter_bytes():
                 written_bytes += out.write(piece)
+                if follow:
+                    out.flush()
         return written_bytes
 
     def frames(
