@@ -150,9 +150,14 @@ def slots() -> Iterator[SlotPool]:
 
 
 def batch_in(pool: SlotPool, slot: int, frames: NDArray[np.uint8]) -> FrameBatch:
-    """Frames (N, H, W, 3), copied into a slot, as a batch that needed no letterboxing."""
-    n, height, width, _ = frames.shape
+    """Frames (N, H, W, 3), copied into a slot, as a batch."""
     pixels = pool.view(slot, frames.shape)
     pixels[:] = frames
+    return batch_of(slot, pixels)
+
+
+def batch_of(slot: int, pixels: NDArray[np.uint8]) -> FrameBatch:
+    """Pixels (N, H, W, 3) as a batch of frames that needed no letterboxing."""
+    n, height, width, _ = pixels.shape
     box = fit_letterbox(width, height, imgsz=max(height, width), stride=1)
     return FrameBatch(slot, pixels, tuple(FrameStamp(i, i * 40.0) for i in range(n)), box)

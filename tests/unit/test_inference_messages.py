@@ -1,0 +1,95 @@
+"""Requests to Triton, its answers and its errors, as messages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from tritonclient.grpc import service_pb2
+
+from orchestrator.core.types import ModelVersion
+from orchestrator.errors import ContractError, InferenceError, TritonTimeoutError, TritonUnavailableError
+from orchestrator.inference.connection import triton_errors
+from orchestrator.inference.model import build_request, candidates_from
+from orchestrator.inference.slot_region import is_refusal
+from tests.support.triton import batch_of
+
+CARS = ModelVersion("cars", 2, "a" * 64)
+BATCH = batch_of(0, np.arange(2 * 4 * 6 * 3, dtype=np.uint8).reshape(2, 4, 6, 3))
+
+
+def answer(*, name: str = "candidates", datatype: str = "FP32", shape: tuple[int, ...] = (2, 300, 6)) -> Any:
+    message = service_pb2.ModelInferResponse(raw_output_contents=[np.arange(np.prod(shape), dtype="f4").tobytes()])
+    message.outputs.add(name=name, datatype=datatype, shape=shape)
+    return message
+
+
+def rpc_error(code: grpc.StatusCode, details: str = "") -> grpc.aio.AioRpcError:
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details=details)
+
+
+def test_a_request_carries_its_frames_or_their_place() -> None:
+    carried = build_request(CARS, BATCH, region=None, offset=0)
+    assert (carried.model_name, carried.model_version) == ("cars", "2")
+    assert list(carried.inputs[0].shape) == [2, 4, 6, 3]
+    assert carried.raw_input_contents[0] == BATCH.pixels.tobytes()
+    placed = build_request(CARS, BATCH, region="slots", offset=4096)
+    assert not placed.raw_input_contents
+    parameters = placed.inputs[0].parameters
+    assert parameters["shared_memory_region"].string_param == "slots"
+    assert parameters["shared_memory_offset"].int64_param == 4096
+    assert parameters["shared_memory_byte_size"].int64_param == 2 * 4 * 6 * 3
+
+
+def test_candidates_come_in_the_shape_of_the_contract() -> None:
+    candidates = candidates_from(answer(), frames=2, model=CARS)
+    assert candidates[1, 2, 3] == 1 * 1800 + 2 * 6 + 3
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        answer(shape=(1, 300, 6)),
+        answer(shape=(2, 84, 8400)),
+        answer(datatype="FP16"),
+        answer(name="output0"),
+        service_pb2.ModelInferResponse(),
+    ],
+)
+def test_any_other_answer_breaks_the_contract(wrong: Any) -> None:
+    with pytest.raises(ContractError, match="cars:2 answers"):
+        candidates_from(wrong, frames=2, model=CARS)
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (grpc.StatusCode.UNAVAILABLE, TritonUnavailableError),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, TritonUnavailableError),
+        (grpc.StatusCode.ABORTED, TritonUnavailableError),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, TritonTimeoutError),
+        (grpc.StatusCode.INVALID_ARGUMENT, InferenceError),
+        (grpc.StatusCode.INTERNAL, InferenceError),
+    ],
+)
+def test_the_status_decides_whether_to_ask_again(status: grpc.StatusCode, error: type[InferenceError]) -> None:
+    with pytest.raises(InferenceError, match="cars: why") as caught, triton_errors("cars"):
+        raise rpc_error(status, "why")
+    assert type(caught.value) is error
+    assert caught.value.retryable is (error is not InferenceError)
+
+
+@pytest.mark.parametrize(
+    ("status", "details", "refused"),
+    [
+        (grpc.StatusCode.INTERNAL, "Unable to open shared memory region: '/x'", True),
+        (grpc.StatusCode.UNIMPLEMENTED, "", True),
+        (grpc.StatusCode.UNAVAILABLE, "Client shared memory is disabled. Start the server with ...", True),
+        (grpc.StatusCode.UNAVAILABLE, "failed to connect to all addresses", False),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", False),
+    ],
+)
+def test_only_an_answer_refuses_shared_memory(status: grpc.StatusCode, details: str, refused: bool) -> None:
+    assert is_refusal(rpc_error(status, details)) is refused
