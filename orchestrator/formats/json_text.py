@@ -1,0 +1,80 @@
+"""The JSON document and its line-wise sister, newline-delimited JSON."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Annotated, Final
+
+import msgspec
+import numpy as np
+
+from orchestrator.formats.result_head import ResultHead
+from orchestrator.formats.rows import PTS_DECIMALS, Detection, detections_of
+from orchestrator.results import DetectionBlock, ResultHeader
+
+_ENCODER: Final = msgspec.json.Encoder()
+
+
+class FailedFrame(msgspec.Struct, frozen=True):
+    """A sampled frame that gave no picture."""
+
+    frame_index: int
+    pts_ms: float
+    reason: Annotated[str, msgspec.Meta(examples=["decode_error"])]
+
+
+class ResultDocument(ResultHead, frozen=True):
+    """The JSON document, as `encode_json` writes it piece by piece."""
+
+    detections: list[Detection]
+    frame_count: Annotated[int, msgspec.Meta(description="Sampled frames that were looked through.", examples=[300])]
+    failed_frames: list[FailedFrame]
+
+
+class FrameLine(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One line of ndjson: a sampled frame with its detections, best first. failed: why there is no picture."""
+
+    frame_index: int
+    pts_ms: float
+    detections: list[Detection]
+    failed: str | None = None
+
+
+async def encode_json(header: ResultHeader, blocks: AsyncIterator[DetectionBlock]) -> AsyncGenerator[bytes, None]:
+    """One object: the head's members, `detections`, then `frame_count` and `failed_frames` of what was sent."""
+    head = _ENCODER.encode(ResultHead.from_header(header))
+    yield head[:-1] + b',"detections":['
+    frame_count, failed, separator = 0, [], b""
+    async for block in blocks:
+        frame_count += len(block.frame_index)
+        failed += _failed_frames(block)
+        if len(block.detections):
+            yield separator + _ENCODER.encode(detections_of(block.detections, header.class_names))[1:-1]
+            separator = b","
+    yield b'],"frame_count":%d,"failed_frames":%s}\n' % (frame_count, _ENCODER.encode(failed))
+
+
+async def encode_ndjson(header: ResultHeader, blocks: AsyncIterator[DetectionBlock]) -> AsyncGenerator[bytes, None]:
+    """The head on a line, then one line a sampled frame, those without detections included."""
+    yield _ENCODER.encode(ResultHead.from_header(header)) + b"\n"
+    async for block in blocks:
+        yield _ENCODER.encode_lines(_frame_lines(block, header))
+
+
+def _frame_lines(block: DetectionBlock, header: ResultHeader) -> list[FrameLine]:
+    rows = detections_of(block.detections, header.class_names)
+    frames = block.frame_index.tolist()
+    starts = np.searchsorted(block.detections.frame_index, block.frame_index, side="left").tolist()
+    ends = np.searchsorted(block.detections.frame_index, block.frame_index, side="right").tolist()
+    times = np.round(block.pts_ms, PTS_DECIMALS).tolist()
+    return [
+        FrameLine(frame, pts_ms, rows[start:end], block.failed.get(frame))
+        for frame, pts_ms, start, end in zip(frames, times, starts, ends, strict=True)
+    ]
+
+
+def _failed_frames(block: DetectionBlock) -> list[FailedFrame]:
+    if not block.failed:
+        return []
+    times = dict(zip(block.frame_index.tolist(), np.round(block.pts_ms, PTS_DECIMALS).tolist(), strict=True))
+    return [FailedFrame(frame, pts_ms, block.failed[frame]) for frame, pts_ms in times.items() if frame in block.failed]
