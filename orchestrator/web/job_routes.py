@@ -1,0 +1,93 @@
+"""`/v1/jobs`: submit, list, look, cancel, delete."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from litestar import Controller, Response, delete, get, post
+from litestar.params import FromPath, HeaderParameter, JSONBody, QueryParameter
+from structlog.contextvars import bind_contextvars
+
+from orchestrator.core.states import JobState
+from orchestrator.errors import NotSupportedError, RequestInvalidError
+from orchestrator.web.error_map import problems
+from orchestrator.web.injected import JobsCase
+from orchestrator.web.job_schemas import JobAnswer, JobPage, SubmitJob
+from orchestrator.web.paging import DEFAULT_PAGE_ITEMS, OWNER, Cursor, Limit, words_of
+
+
+class JobRoutes(Controller):
+    path = "/v1/jobs"
+    tags = ("jobs",)
+
+    @post(
+        operation_id="submitJob",
+        summary="Submit a job",
+        status_code=202,
+        responses=problems(400, 404, 413, 422, 503),
+    )
+    async def submit_job(
+        self,
+        data: JSONBody[SubmitJob],
+        jobs: JobsCase,
+        idempotency_key: Annotated[
+            str | None, HeaderParameter(name="Idempotency-Key", description="Refused: not supported yet.")
+        ] = None,
+    ) -> Response[JobAnswer]:
+        """Answered at once; the work goes on in the background. `Location` names the job, `/events` follows it.
+
+        Jobs that want the same frames of the same content from the same model version share one run, so a job
+        whose run was already made is answered `succeeded`.
+        """
+        if idempotency_key is not None:
+            raise NotSupportedError("Idempotency-Key is not supported yet; leave it out, the same job costs no new run")
+        job = JobAnswer.from_snapshot(await jobs.submit(data.to_request(), owner=OWNER))
+        bind_contextvars(job_id=job.id)
+        return Response(job, headers={"Location": f"/v1/jobs/{job.id}"})
+
+    @get(operation_id="listJobs", summary="List jobs", responses=problems(400, 422))
+    async def list_jobs(
+        self,
+        jobs: JobsCase,
+        states: Annotated[
+            list[str] | None,
+            QueryParameter(name="state", description="Only jobs in these states; repeated, or with commas."),
+        ] = None,
+        model: Annotated[
+            str | None, QueryParameter(max_length=200, description="Only jobs of `name` or `name:version`.")
+        ] = None,
+        limit: Limit = DEFAULT_PAGE_ITEMS,
+        cursor: Cursor = None,
+    ) -> JobPage:
+        """Newest first."""
+        page = await jobs.page(limit=limit, cursor=cursor, states=states_of(words_of(states) or ()), model=model)
+        return JobPage([JobAnswer.from_snapshot(snapshot) for snapshot in page.items], page.next_cursor)
+
+    @get("/{job_id:str}", operation_id="getJob", summary="One job", responses=problems(400, 404))
+    async def get_job(self, job_id: FromPath[str], jobs: JobsCase) -> JobAnswer:
+        """Its state, progress and ledger; 200 also for a failed job."""
+        return JobAnswer.from_snapshot(await jobs.snapshot(job_id))
+
+    @post(
+        "/{job_id:str}/cancel",
+        operation_id="cancelJob",
+        summary="Cancel a job",
+        status_code=200,
+        responses=problems(400, 404),
+    )
+    async def cancel_job(self, job_id: FromPath[str], jobs: JobsCase) -> JobAnswer:
+        """Legal in every state, and twice. What is committed stays; a run that another job wants goes on."""
+        return JobAnswer.from_snapshot(await jobs.cancel(job_id))
+
+    @delete("/{job_id:str}", operation_id="deleteJob", summary="Delete a job", responses=problems(400, 404))
+    async def delete_job(self, job_id: FromPath[str], jobs: JobsCase) -> None:
+        """Legal in every state. Its rows, and files that no other job uses, are gone afterwards."""
+        await jobs.remove(job_id)
+
+
+def states_of(words: tuple[str, ...]) -> frozenset[JobState]:
+    """Raises RequestInvalidError, naming the states there are."""
+    known = {state.value: state for state in JobState}
+    if unknown := [word for word in words if word not in known]:
+        raise RequestInvalidError(f"there is no state {', '.join(unknown):.80}; states are {', '.join(known)}")
+    return frozenset(known[word] for word in words)

@@ -1,0 +1,201 @@
+"""The JSON of jobs: what a submit may say, and what a job's state looks like."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Final, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+from orchestrator.core.contract import DEFAULT_CONFIDENCE, MAX_CANDIDATES
+from orchestrator.core.rendering import progress_object
+from orchestrator.core.types import Sampling
+from orchestrator.formats.result_head import ModelName, SamplingAnswer, ViewAnswer
+from orchestrator.jobs import JobRequest, JobSnapshot
+from orchestrator.web.schemas import VIDEO_ID, FailureAnswer, VideoAnswer
+
+JOB_ID: Final = "9a0d1c2e3f403f0c9b1e7a5d4c2f8e6b"
+# Beyond any video; without a bound, a number that no database column holds would get past the door.
+Seconds: TypeAlias = Annotated[float, Meta(le=10_000_000)]
+Count: TypeAlias = Annotated[int, Meta(le=1_000_000_000)]
+
+
+class ViewBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Thresholds and filters: the job's own view, which single requests may replace."""
+
+    conf: Annotated[float, Meta(description="0 to 1: boxes of at least this confidence.")] = DEFAULT_CONFIDENCE
+    iou: Annotated[
+        float | None, Meta(description="Stricter than the version's: a second suppression. Null: the version's own.")
+    ] = None
+    classes: Annotated[list[str | int] | None, Meta(description="Names or ids; null lets every class through.")] = None
+    max_det: Annotated[int, Meta(description="1 to 300: most boxes a frame.")] = MAX_CANDIDATES
+
+
+class SubmitJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A request for detections. Only `video_id` and `model` are needed."""
+
+    video_id: Annotated[str, Meta(max_length=64, examples=[VIDEO_ID])]
+    model: Annotated[str, Meta(max_length=200, description="`name` is its newest version.", examples=["yolo11n:2"])]
+    every_nth: Annotated[Count | None, Meta(description="Frames 0, n, 2n, ...; all if left out.")] = None
+    fps: Annotated[float | None, Meta(description="Frames a second, instead of `every_nth`.")] = None
+    start_s: Annotated[Seconds | None, Meta(description="From this second of the video on.")] = None
+    end_s: Annotated[Seconds | None, Meta(description="Before this second of the video.")] = None
+    view: ViewBody = msgspec.field(default_factory=ViewBody)
+    priority: Annotated[int, Meta(description="1 to 100: share of the work against other jobs.")] = 50
+    timeout_s: Annotated[Seconds | None, Meta(description="Fail the job when it runs longer.")] = None
+    tags: Annotated[list[Annotated[str, Meta(max_length=100)]], Meta(max_length=50)] = []
+
+    def to_request(self) -> JobRequest:
+        """Raises SamplingInvalidError."""
+        return JobRequest(
+            video_id=self.video_id,
+            model=self.model,
+            sampling=Sampling(
+                every_nth=1 if self.every_nth is None else self.every_nth,
+                fps=self.fps,
+                start_ms=None if self.start_s is None else self.start_s * 1000,
+                end_ms=None if self.end_s is None else self.end_s * 1000,
+            ),
+            min_confidence=self.view.conf,
+            iou=self.view.iou,
+            classes=None if self.view.classes is None else tuple(map(str, self.view.classes)),
+            max_det=self.view.max_det,
+            priority=self.priority,
+            timeout_s=self.timeout_s,
+            tags=tuple(self.tags),
+        )
+
+
+class JobParams(SamplingAnswer, frozen=True):
+    """What was asked for, with defaults filled in."""
+
+    view: ViewAnswer
+    priority: int
+    timeout_s: float | None
+    tags: list[str]
+
+
+class ProgressAnswer(msgspec.Struct, frozen=True):
+    """How far the run is."""
+
+    percent: Annotated[float, Meta(description="Rounded down; 100 is told when it is true.", examples=[42.5])]
+    frames_done: Annotated[int, Meta(examples=[425])]
+    frames_total: Annotated[int | None, Meta(description="Null until the run is planned.", examples=[1000])]
+    fps: Annotated[float | None, Meta(description="Inferred frames a second, lately.", examples=[31.4])]
+    realtime_factor: Annotated[float | None, Meta(description="Seconds of video a second.", examples=[1.05])]
+    eta_s: Annotated[float | None, Meta(examples=[18.3])]
+
+
+class LedgerAnswer(msgspec.Struct, frozen=True):
+    """Where every frame went: planned = inferred + failed once the job is over; skipped ones were not sampled."""
+
+    planned: int
+    inferred: int
+    failed: int
+    skipped: int
+    reasons: Annotated[dict[str, int], Meta(description="Failed frames by reason.", examples=[{"decode_error": 2}])]
+
+
+class TimingsAnswer(msgspec.Struct, frozen=True):
+    """Seconds. Stages overlap and run side by side, so the sum may exceed the wall time."""
+
+    queued: Annotated[float | None, Meta(description="Null while the job waits for its turn.")]
+    indexing: Annotated[float | None, Meta(description="Null where it is not known.")]
+    decoding: float
+    waiting: float
+    inferring: float
+    writing: float
+
+
+class JobAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """A job and the state of its run."""
+
+    id: Annotated[str, Meta(examples=[JOB_ID])]
+    state: Annotated[
+        str, Meta(description="queued, running, cancelling, succeeded, failed or cancelled.", examples=["running"])
+    ]
+    is_terminal: bool
+    stage: Annotated[
+        str, Meta(description="queued, indexing, planning, inferring, finalizing or done.", examples=["inferring"])
+    ]
+    state_reason: Annotated[str | None, Meta(description="The code of `error`, where there is one.")]
+    queue_position: Annotated[int | None, Meta(description="1 is next; null unless queued.")]
+    video: VideoAnswer
+    model: ModelName
+    params: JobParams
+    progress: ProgressAnswer
+    ledger: LedgerAnswer
+    timings_s: TimingsAnswer
+    error: FailureAnswer | None
+    warnings: Annotated[list[str], Meta(description="Codes of missing or suspect frames.")]
+    notes: Annotated[list[str], Meta(description="Codes of other remarks.")]
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+    @classmethod
+    def from_snapshot(cls, snapshot: JobSnapshot) -> JobAnswer:
+        job, run, ledger = snapshot.job, snapshot.run, snapshot.run.ledger
+        progress = progress_object(snapshot.progress)
+        return cls(
+            id=job.id,
+            state=job.state.value,
+            is_terminal=job.state.is_terminal,
+            stage=snapshot.stage,
+            state_reason=job.failure.code if job.failure else None,
+            queue_position=snapshot.queue_position,
+            video=VideoAnswer.from_video(snapshot.video),
+            model=ModelName.from_version(run.spec.model),
+            params=_params_of(snapshot),
+            progress=msgspec.convert({**progress, "percent": progress["percent"] or 0.0}, ProgressAnswer),
+            ledger=LedgerAnswer(
+                planned=ledger.planned,
+                inferred=ledger.inferred,
+                failed=ledger.failed,
+                skipped=ledger.skipped,
+                reasons=dict(ledger.reasons),
+            ),
+            timings_s=_timings_of(snapshot),
+            error=FailureAnswer.from_failure(job.failure),
+            warnings=list(run.warnings),
+            notes=list(run.notes),
+            created_at=job.created_at,
+            started_at=job.started_at,
+            finished_at=job.finished_at,
+        )
+
+
+class JobPage(msgspec.Struct, frozen=True):
+    """Newest first."""
+
+    items: list[JobAnswer]
+    next_cursor: Annotated[str | None, Meta(description="Give it as `cursor` for the next page; null on the last.")]
+
+
+def _params_of(snapshot: JobSnapshot) -> JobParams:
+    job, run = snapshot.job, snapshot.run
+    sampling = SamplingAnswer.from_sampling(run.spec.sampling)
+    return JobParams(
+        every_nth=sampling.every_nth,
+        fps=sampling.fps,
+        start_s=sampling.start_s,
+        end_s=sampling.end_s,
+        view=ViewAnswer.from_view(job.view, run.card.class_names),
+        priority=job.priority,
+        timeout_s=job.timeout_s,
+        tags=list(job.tags),
+    )
+
+
+def _timings_of(snapshot: JobSnapshot) -> TimingsAnswer:
+    job, seconds = snapshot.job, snapshot.run.seconds
+    turn_at = job.started_at or job.finished_at
+    return TimingsAnswer(
+        queued=None if turn_at is None else round(max(0.0, (turn_at - job.created_at).total_seconds()), 3),
+        indexing=None,
+        decoding=round(seconds.decoding, 3),
+        waiting=round(seconds.waiting, 3),
+        inferring=round(seconds.inferring, 3),
+        writing=round(seconds.writing, 3),
+    )

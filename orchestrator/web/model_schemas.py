@@ -1,0 +1,118 @@
+"""The JSON of models, limits and the server's own state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import groupby
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from orchestrator.core.contract import MAX_CANDIDATES
+from orchestrator.ports import ModelStatus
+from orchestrator.settings import Settings
+
+
+class ModelVersionAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """One version as Triton sees it. What it tells of itself is null while it is not ready."""
+
+    version: Annotated[int, Meta(examples=[1])]
+    is_ready: bool
+    reason: Annotated[str, Meta(description="Why it is not ready.")]
+    digest: Annotated[str | None, Meta(description="SHA-256 of the served graph, hex.")]
+    class_names: list[str]
+    imgsz: Annotated[int | None, Meta(description="Longest side of the model's input, in pixels.", examples=[640])]
+    floor: Annotated[float | None, Meta(description="Boxes under this confidence are not stored.", examples=[0.05])]
+    iou: Annotated[float | None, Meta(description="Boxes were suppressed at this IoU.", examples=[0.7])]
+    precision: Annotated[str | None, Meta(examples=["fp32"])]
+    certificate: Annotated[str | None, Meta(description="passed, or weak.", examples=["passed"])]
+    certificate_report: Annotated[
+        dict[str, object] | None, Meta(description="The whole certificate; only where one model is asked for.")
+    ] = None
+
+    @classmethod
+    def from_status(cls, status: ModelStatus, report: dict[str, object] | None = None) -> ModelVersionAnswer:
+        card = status.model.card if status.model else None
+        return cls(
+            version=status.version,
+            is_ready=status.is_ready,
+            reason=status.reason,
+            digest=card.digest if card else None,
+            class_names=list(card.class_names) if card else [],
+            imgsz=card.imgsz if card else None,
+            floor=card.floor if card else None,
+            iou=card.iou if card else None,
+            precision=card.precision if card else None,
+            certificate=card.certificate if card else None,
+            certificate_report=report,
+        )
+
+
+class ModelAnswer(msgspec.Struct, frozen=True):
+    """A published model."""
+
+    name: Annotated[str, Meta(examples=["yolo11n"])]
+    versions: list[ModelVersionAnswer]
+
+
+class ModelPage(msgspec.Struct, frozen=True):
+    """All models, by name."""
+
+    items: list[ModelAnswer]
+
+    @classmethod
+    def from_statuses(cls, statuses: Iterable[ModelStatus]) -> ModelPage:
+        ordered = sorted(statuses, key=lambda status: (status.name, status.version))
+        return cls(
+            items=[
+                ModelAnswer(name, [ModelVersionAnswer.from_status(status) for status in versions])
+                for name, versions in groupby(ordered, key=lambda status: status.name)
+            ]
+        )
+
+
+class LimitsAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """Every limit by name. What goes beyond one is refused, with the limit in the error's sentence."""
+
+    max_upload_bytes: Annotated[int, Meta(examples=[8 * 1024**3])]
+    max_duration_s: float
+    max_frame_pixels: int
+    max_fps: float
+    max_frames: int
+    max_running_jobs: int
+    max_detections_per_frame: int
+    max_page_items: int
+    max_body_bytes: Annotated[int, Meta(description="Of every request that is no upload.")]
+
+    @classmethod
+    def from_settings(cls, settings: Settings, *, max_page_items: int, max_body_bytes: int) -> LimitsAnswer:
+        limits = settings.limits
+        return cls(
+            max_upload_bytes=settings.http.max_upload_bytes,
+            max_duration_s=limits.max_duration_s,
+            max_frame_pixels=limits.max_frame_pixels,
+            max_fps=limits.max_fps,
+            max_frames=limits.max_frames,
+            max_running_jobs=settings.work.max_running_jobs,
+            max_detections_per_frame=MAX_CANDIDATES,
+            max_page_items=max_page_items,
+            max_body_bytes=max_body_bytes,
+        )
+
+
+class HealthAnswer(msgspec.Struct, frozen=True):
+    """The process answers."""
+
+    status: Annotated[str, Meta(examples=["ok"])]
+
+
+class ReadinessAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether jobs can be worked on now."""
+
+    is_ready: bool
+    reasons: Annotated[list[str], Meta(description="What is missing.")]
+    transport: Annotated[str, Meta(description="How frames reach Triton.", examples=["shm"])]
+    transport_reason: Annotated[str, Meta(description="Why this one.")]
+    triton_url: Annotated[str, Meta(description="gRPC endpoint.", examples=["127.0.0.1:8001"])]
+    triton_metrics_url: Annotated[str, Meta(examples=["http://127.0.0.1:8002/metrics"])]

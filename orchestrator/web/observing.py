@@ -1,0 +1,85 @@
+"""Counts, times and logs every exchange, those that no route takes included."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import structlog
+from litestar import Request
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
+from structlog.contextvars import bind_contextvars, clear_contextvars
+
+from orchestrator.telemetry import Metrics
+from orchestrator.web.error_map import CLIENT_LEFT
+
+log = structlog.get_logger()
+
+# Labels come from fixed sets: a client may send any method and any path.
+METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+OTHER_METHOD: Final = "other"
+UNMATCHED: Final = "unmatched"
+# As nginx has it: the client closed the connection before there was an answer.
+CLIENT_CLOSED: Final = 499
+SERVER_FAILED: Final = 500
+QUIET_ROUTES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+LOGGED_IDS: Final = ("job_id", "video_id")
+
+
+@dataclass(slots=True)
+class Observed:
+    """An ASGI app around another. Litestar's own middleware would miss what no route takes."""
+
+    app: ASGIApp
+    metrics: Metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        clear_contextvars()
+        if scope["type"] != ScopeType.HTTP:
+            await self.app(scope, receive, send)
+            return
+        exchange = _Exchange(scope, receive, send)
+        try:
+            await self.app(scope, exchange.receive, exchange.send)
+        finally:
+            exchange.tell(self.metrics)
+
+
+async def bind_ids(request: Request[Any, Any, Any]) -> None:
+    """Have every log line of this exchange name its job or video. Runs before each handler."""
+    bind_contextvars(**{name: request.path_params[name] for name in LOGGED_IDS if name in request.path_params})
+
+
+@dataclass(slots=True)
+class _Exchange:
+    scope: HTTPScope
+    receive_next: Receive
+    send_on: Send
+    begun_s: float = field(default_factory=time.monotonic)
+    first_byte_s: float | None = None
+    status: int | None = None
+
+    async def receive(self) -> Any:
+        message = await self.receive_next()
+        if message["type"] == "http.disconnect":
+            self.scope["state"][CLIENT_LEFT] = True
+        return message
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            self.first_byte_s = time.monotonic()
+        await self.send_on(message)
+
+    def tell(self, metrics: Metrics) -> None:
+        has_left = self.scope["state"].get(CLIENT_LEFT) is True
+        status = self.status or (CLIENT_CLOSED if has_left else SERVER_FAILED)
+        method = self.scope["method"] if self.scope["method"] in METHODS else OTHER_METHOD
+        route = self.scope.get("path_template") or UNMATCHED
+        elapsed_s = (self.first_byte_s or time.monotonic()) - self.begun_s
+        metrics.http_requests.labels(method, route, str(status)).inc()
+        metrics.http_request_seconds.labels(method, route).observe(elapsed_s)
+        tell = log.debug if route in QUIET_ROUTES else log.info
+        tell("request answered", method=method, route=route, status=status, elapsed_s=round(elapsed_s, 4))

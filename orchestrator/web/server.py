@@ -1,0 +1,172 @@
+"""Serving until a signal says stop, and then ending in order: streams, connections, services."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
+from typing import Final
+
+import structlog
+import uvicorn
+import uvloop
+
+from orchestrator.bootstrap import Services
+from orchestrator.errors import SettingsError
+from orchestrator.settings import HttpSettings, Settings
+from orchestrator.web.app import build_app
+
+log = structlog.get_logger()
+
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+# Of the grace period; handing segments back and stopping Triton need the rest.
+CONNECTIONS_SHARE: Final = 0.25
+# How long handlers that were cancelled get to clean up.
+UNWIND_S: Final = 1.0
+BACKLOG: Final = 2048
+# What a client says on a socket is not read.
+MAX_SOCKET_MESSAGE_BYTES: Final = 4096
+SOCKET_PING_S: Final = 15.0
+
+OpenServices = Callable[[Settings], AbstractAsyncContextManager[Services]]
+
+
+class ApiServer(uvicorn.Server):
+    """uvicorn, but for its signals: it would wait for followers before it tells anybody to stop, and exit with 143."""
+
+    def __init__(
+        self, config: uvicorn.Config, *, end_streams: Callable[[], None], on_listening: Callable[[], None]
+    ) -> None:
+        super().__init__(config)
+        self._end_streams = end_streams
+        self._on_listening = on_listening
+
+    def stop(self) -> None:
+        """Answer what is being answered, then leave `serve`; asked twice, wait for nobody."""
+        self._end_streams()
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Nothing: `serve` of this module listens for them."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_listening()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        if self.server_state.tasks:
+            await asyncio.wait(self.server_state.tasks, timeout=UNWIND_S)
+
+
+def run(settings: Settings, open_services: OpenServices) -> None:
+    """`serve`, on a loop of its own."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(settings, open_services))
+
+
+async def serve(
+    settings: Settings, open_services: OpenServices, *, on_listening: Callable[[str], None] | None = None
+) -> None:
+    """Open the services and serve the API until SIGTERM or SIGINT. on_listening: told the address once it answers.
+
+    Raises SettingsError where the address cannot be had, before anything is started, and what `open_services` raises.
+    """
+
+    def tell_address() -> None:
+        url = url_of(listener)
+        log.info("listening", url=url)
+        if on_listening is not None:
+            on_listening(url)
+
+    stopper = _Stopper()
+    with _bound_socket(settings.http) as listener, stopper.listening():
+        try:
+            async with open_services(settings) as services:
+                config = _config(services)
+                server = ApiServer(config, end_streams=services.following.stop, on_listening=tell_address)
+                stopper.server = server
+                await server.serve(sockets=[listener])
+        except asyncio.CancelledError:
+            if not stopper.has_cancelled:
+                raise
+            log.info("stopped while starting")
+
+
+class _Stopper:
+    """What a signal does: stop the server, or the opening of its services where it is not there yet."""
+
+    def __init__(self) -> None:
+        self.server: ApiServer | None = None
+        self.has_cancelled = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take the signals of the present task's loop; on other threads than the main one there are none."""
+        task = asyncio.current_task()
+        loop = asyncio.get_running_loop()
+        if task is None or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        for number in STOP_SIGNALS:
+            loop.add_signal_handler(number, self._stop, task)
+        try:
+            yield
+        finally:
+            for number in STOP_SIGNALS:
+                loop.remove_signal_handler(number)
+
+    def _stop(self, task: asyncio.Task[object]) -> None:
+        if self.server is not None:
+            self.server.stop()
+        elif not self.has_cancelled:
+            self.has_cancelled = True
+            task.cancel()
+
+
+def url_of(listener: socket.socket) -> str:
+    """The address as one would write it in a browser."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+@contextmanager
+def _bound_socket(http: HttpSettings) -> Iterator[socket.socket]:
+    """Taken before Triton starts, so that a second server on one port ends at once; it does not listen yet."""
+    family = socket.AF_INET6 if ":" in http.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((http.host, http.port))
+        except OSError as exc:
+            reason = exc.strerror or str(exc)
+            raise SettingsError(
+                f"the API cannot listen on {http.host}:{http.port} ({reason}); set TRIREEL_HOST or TRIREEL_PORT"
+            ) from exc
+        yield listener
+
+
+def _config(services: Services) -> uvicorn.Config:
+    http = services.settings.http
+    return uvicorn.Config(
+        build_app(services),
+        http="httptools",
+        ws="websockets-sansio",
+        ws_max_size=MAX_SOCKET_MESSAGE_BYTES,
+        ws_ping_interval=SOCKET_PING_S,
+        ws_ping_timeout=SOCKET_PING_S,
+        lifespan="on",
+        backlog=BACKLOG,
+        proxy_headers=False,
+        server_header=False,
+        access_log=False,
+        log_config=None,
+        log_level="warning",
+        timeout_graceful_shutdown=http.stop_timeout_s * CONNECTIONS_SHARE,  # type: ignore[arg-type]  # only waited for
+    )
