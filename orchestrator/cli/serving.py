@@ -1,0 +1,47 @@
+"""`trireel serve` and `trireel export`: the commands that are other programs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Final
+
+import click
+
+from orchestrator.errors import ExportError
+
+EXPORT_ENV: Final = Path(".venv-export")
+
+
+@click.command()
+@click.pass_context
+def serve(ctx: click.Context) -> None:
+    """Serve the API and its work until SIGTERM.
+
+    Settings are environment variables (TRIREEL_PORT, TRIREEL_DATA_DIR, TRIREEL_TRITON_URL ...); the README lists them.
+    Without TRIREEL_TRITON_URL an embedded Triton is started.
+    """
+    from orchestrator.settings import load_settings
+
+    settings = load_settings(os.environ)
+
+    from orchestrator.telemetry import configure_logging
+    from orchestrator.web.server import serve as serve_api
+
+    configure_logging(settings.log.format, settings.log.level)
+    ctx.exit(serve_api(settings))
+
+
+@click.command(add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.pass_context
+def export(ctx: click.Context, arguments: tuple[str, ...]) -> None:
+    """Turn weights into a certified model version: `python -m export` in its own environment, .venv-export."""
+    python = EXPORT_ENV / "bin" / "python"
+    if not python.exists():
+        raise ExportError(
+            f"{EXPORT_ENV} is missing: exporting needs PyTorch in an environment of its own; "
+            "`make model WEIGHTS=... NAME=...` makes it and exports"
+        )
+    ctx.exit(subprocess.run([python, "-m", "export", *arguments], check=False).returncode)
