@@ -167,8 +167,8 @@ def _to_batch(
     }
 
 
-def main_train(path: Path, *, steps: int, minutes: float, say: Callable[[str], None]) -> None:
-    """Train on one thread, which leaves the machine to others."""
+def train_on_one_thread(path: Path, *, steps: int, minutes: float, say: Callable[[str], None]) -> None:
+    """Train, and leave the rest of the machine to others."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     train(path, Budget(steps=steps, seconds=minutes * 60), now=time.monotonic, say=say)
