@@ -80,7 +80,9 @@ class DecoderParent:
                 os.close(fd)
             confine(memory_bytes=spawn.memory_bytes)
             sock_fd, file_fd, *region = fds
-            Child(socket.socket(fileno=sock_fd), file_fd, region[0] if region else None).serve()
+            # Held here, so that it closes with the process and not before the last words are printed.
+            sock = socket.socket(fileno=sock_fd)
+            Child(sock, file_fd, region[0] if region else None).serve()
             status = os.EX_OK
         finally:
             # A child must never run on into its parent's loop, whatever went wrong.

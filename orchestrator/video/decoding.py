@@ -33,6 +33,19 @@ def display_matrix(frame: VideoFrame) -> bytes | None:
     return None if found is None else bytes(found)
 
 
+# Containers without an index of key frames: libav looks for the decoding time, and stops in the middle of a group.
+WITHOUT_KEY_INDEX: Final = frozenset({"mpegts", "mpeg"})
+# Frames that a picture can be decoded before it is shown: the size of the picture buffer in H.264 and HEVC.
+DEEPEST_REORDERING: Final = 16
+
+
+def _seek_lead(container: InputContainer, stream: VideoStream) -> int:
+    """How much before an entry to seek, in ticks, so that its key frame is not passed by."""
+    if container.format.name not in WITHOUT_KEY_INDEX or not stream.average_rate or not stream.time_base:
+        return 0
+    return round(DEEPEST_REORDERING / stream.average_rate / stream.time_base)
+
+
 class FrameSource:
     """Decodes one video in output order. Owns the container it opens; `fd` belongs to the caller.
 
@@ -45,7 +58,7 @@ class FrameSource:
         self._is_timed = is_timed
         self._max_frame_pixels = max_frame_pixels
         self._still_alive = still_alive
-        self._container: InputContainer | None = None
+        self._open: tuple[InputContainer, VideoStream] | None = None
         self._packets: Iterator[Packet[VideoStream]] = iter(())
         self._ready: deque[VideoFrame] = deque()
         self._held: tuple[int, VideoFrame] | None = None
@@ -60,17 +73,13 @@ class FrameSource:
 
         Frames before the entry are never given out: they may refer to frames that were not decoded.
         """
-        if entry is None or self._container is None:
-            self.close()
-            self._container = open_container(self._fd, max_frame_pixels=self._max_frame_pixels)
-        stream = picture_stream(self._container, max_frame_pixels=self._max_frame_pixels)
+        container, stream = self._reopened() if entry is None or self._open is None else self._open
         if entry is not None:
             try:
-                self._container.seek(entry, stream=stream)
+                container.seek(entry - _seek_lead(container, stream), stream=stream)
             except av.FFmpegError:
                 return False
-        self._packets = self._container.demux(stream)
-        self._stream = stream
+        self._packets = container.demux(stream)
         self._ready.clear()
         self._held = None
         self._ordinal = 0
@@ -109,9 +118,15 @@ class FrameSource:
         return orientation_of(display_matrix(frame)).upright(np.asarray(rgb, dtype=np.uint8))
 
     def close(self) -> None:
-        if self._container is not None:
-            self._container.close()
-            self._container = None
+        if self._open is not None:
+            self._open[0].close()
+            self._open = None
+
+    def _reopened(self) -> tuple[InputContainer, VideoStream]:
+        self.close()
+        container = open_container(self._fd, max_frame_pixels=self._max_frame_pixels)
+        self._open = container, picture_stream(container, max_frame_pixels=self._max_frame_pixels)
+        return self._open
 
     def _next_packet(self) -> Packet[VideoStream] | None:
         try:
@@ -119,8 +134,10 @@ class FrameSource:
         except av.InvalidDataError:
             # Nothing more can be demuxed; an empty packet fetches what the decoder still holds.
             self.frame_errors += 1
+            if self._open is None:
+                return None
             flush = cast("Packet[VideoStream]", Packet())
-            flush.stream = self._stream
+            flush.stream = self._open[1]
             return flush
 
     def _key(self, frame: VideoFrame) -> int | None:

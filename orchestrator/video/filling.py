@@ -141,7 +141,9 @@ def _enter(
     """The best entry that does not lose the first frame wanted, or the start of the file; and the first frame out."""
     for entry in entries:
         current = source.next() if source.enter(entry) else None
-        if current is not None and current[0] <= first_wanted:
+        # The decoder says of a picture that was refreshed bit by bit that it is whole, and it is not always; after
+        # a key frame nothing refers to what came before it.
+        if current is not None and current[0] <= first_wanted and current[1].key_frame:
             # What went wrong between the place a seek found and the entry concerns no frame of this segment.
             source.frame_errors = 0
             return entry, current

@@ -25,6 +25,8 @@ from orchestrator.video.messages import ChildLimits
 NOMINAL_FPS: Final = 25
 # No codec shows a frame further from where it was decoded; a deeper reordering means that time jumps back.
 DEEPEST_REORDERING: Final = 64
+# Containers that store when a frame is decoded, but not when it is shown.
+DECODING_TIMES_ONLY: Final = frozenset({"avi"})
 # Ends early: by more than this, and by more than this share of the declared duration.
 EARLY_END_S: Final = 1.0
 EARLY_END_SHARE: Final = 0.02
@@ -108,19 +110,24 @@ def _index_of(packets: _Packets, stream: VideoStream) -> FrameIndex:
     pts = np.array(packets.pts, dtype=np.int64)
     is_key = np.frombuffer(bytes(packets.keys), dtype=np.bool_)
     time_base = stream.time_base
-    if time_base and _has_usable_times(pts, packets):
+    if time_base and _has_usable_times(pts, packets, stream):
         order = np.argsort(pts, kind="stable")
         return FrameIndex(pts[order], is_key[order], time_base)
     rate = stream.average_rate or Fraction(NOMINAL_FPS)
     return FrameIndex(np.arange(len(pts), dtype=np.int64), is_key, 1 / Fraction(rate), is_timed=False)
 
 
-def _has_usable_times(pts: NDArray[np.int64], packets: _Packets) -> bool:
+def _has_usable_times(pts: NDArray[np.int64], packets: _Packets, stream: VideoStream) -> bool:
+    """Whether each frame will come out of the decoder with the time stamp of its packet, in the order of these."""
     if packets.missing_pts:
         return False
     order = np.argsort(pts, kind="stable")
     is_distinct = bool((np.diff(pts[order]) > 0).all())
-    return is_distinct and int(np.abs(order - np.arange(len(pts))).max()) <= DEEPEST_REORDERING
+    deepest = int(np.abs(order - np.arange(len(pts))).max())
+    hides_reordering = (
+        deepest == 0 and stream.codec_context.reorder_depth > 0 and stream.container.format.name in DECODING_TIMES_ONLY
+    )
+    return is_distinct and deepest <= DEEPEST_REORDERING and not hides_reordering
 
 
 def _report(index: FrameIndex, packets: _Packets, declared_s: float | None) -> IndexReport:
