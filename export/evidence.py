@@ -50,12 +50,11 @@ def gather_evidence(pictures: list[Picture], *, imgsz: int, stride: int) -> list
         )
         for name, size in (("16:9", usual), ("square", square))
     ]
-    shape = batches[0].frames.shape
-    batches.append(Evidence("noise", rng.integers(0, 256, (2, *shape[1:]), dtype=np.uint8)))
-    own_size = pictures[0].shape
-    alike = [picture for picture in pictures if picture.shape == own_size]
-    for start in range(0, len(alike), BATCH):
-        batches.append(Evidence("pictures", _letterboxed(alike[start : start + BATCH], imgsz, stride)))
+    batches.append(Evidence("noise", rng.integers(0, 256, (2, *batches[0].frames.shape[1:]), dtype=np.uint8)))
+    for shape in sorted({picture.shape for picture in pictures}):
+        alike = [picture for picture in pictures if picture.shape == shape]
+        for start in range(0, len(alike), BATCH):
+            batches.append(Evidence("pictures", _letterboxed(alike[start : start + BATCH], imgsz, stride)))
     return batches
 
 

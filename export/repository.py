@@ -56,6 +56,7 @@ def add_version(model_folder: Path, built: Path, card: ModelCard) -> int:
     version = max(cards, default=0) + 1
     is_new = not model_folder.exists()
     arriving = model_folder / f".{version}.arriving"
+    shutil.rmtree(arriving, ignore_errors=True)  # Left by an export that was killed.
     try:
         # Triton leaves compiled files of the Python it served the version with.
         shutil.copytree(built, arriving, ignore=shutil.ignore_patterns("__pycache__"))
