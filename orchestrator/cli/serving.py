@@ -15,8 +15,7 @@ EXPORT_ENV: Final = Path(".venv-export")
 
 
 @click.command()
-@click.pass_context
-def serve(ctx: click.Context) -> None:
+def serve() -> None:
     """Serve the API and its work until SIGTERM.
 
     Settings are environment variables (TRIREEL_PORT, TRIREEL_DATA_DIR, TRIREEL_TRITON_URL ...); the README lists them.
@@ -26,11 +25,12 @@ def serve(ctx: click.Context) -> None:
 
     settings = load_settings(os.environ)
 
+    from orchestrator.bootstrap import open_services
     from orchestrator.telemetry import configure_logging
-    from orchestrator.web.server import serve as serve_api
+    from orchestrator.web.server import run as run_server
 
     configure_logging(settings.log.format, settings.log.level)
-    ctx.exit(serve_api(settings))
+    run_server(settings, open_services)
 
 
 @click.command(add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})

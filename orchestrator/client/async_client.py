@@ -49,7 +49,8 @@ class AsyncClient:
 
     def __init__(self, url: str = DEFAULT_URL) -> None:
         self.url = checked_url(url)
-        self._http = httpx.AsyncClient(base_url=self.url, mounts=dict.fromkeys(DIRECT_HOSTS), verify=is_encrypted(self.url))
+        direct = dict.fromkeys(DIRECT_HOSTS)
+        self._http = httpx.AsyncClient(base_url=self.url, mounts=direct, verify=is_encrypted(self.url))
 
     async def aclose(self) -> None:
         await self._http.aclose()

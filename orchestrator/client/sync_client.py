@@ -52,7 +52,8 @@ class Client:
 
     def __init__(self, url: str = DEFAULT_URL) -> None:
         self.url = checked_url(url)
-        self._http = httpx.Client(base_url=self.url, mounts=dict.fromkeys(DIRECT_HOSTS), verify=is_encrypted(self.url))
+        direct = dict.fromkeys(DIRECT_HOSTS)
+        self._http = httpx.Client(base_url=self.url, mounts=direct, verify=is_encrypted(self.url))
 
     def close(self) -> None:
         self._http.close()
