@@ -1,0 +1,178 @@
+"""A whole process on in-memory parts, stepped by hand: what `bootstrap` joins, without a database, Triton or video."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from prometheus_client import CollectorRegistry
+
+from orchestrator.announcing import Announcer
+from orchestrator.core.window import FrameWindow
+from orchestrator.events.memory import MemoryEventBus
+from orchestrator.following import Following, StreamEvent
+from orchestrator.jobs import JobRequest, Jobs, JobSnapshot
+from orchestrator.metering import Meters
+from orchestrator.results import Results
+from orchestrator.scheduling.local import Bell
+from orchestrator.segment import SegmentTools
+from orchestrator.telemetry import Metrics
+from orchestrator.testing.fake_model import FakeModel, FakeModelCatalogue, served_model
+from orchestrator.testing.fake_reader import FakeSlots, FakeVideoReader, GeneratedVideo
+from orchestrator.testing.memory_files import MemoryArchive, MemoryVideoFiles
+from orchestrator.testing.memory_jobs import MemoryEventStore, MemoryJobStore, MemoryVideoStore
+from orchestrator.testing.memory_runs import MemoryPartStore, MemoryRunStore
+from orchestrator.testing.world import World
+from orchestrator.upkeep import Upkeep
+from orchestrator.videos import Videos
+from orchestrator.working import Worker
+
+SEGMENT_FRAMES = 20
+
+
+@dataclass(slots=True)
+class Clock:
+    """Moves only when told to."""
+
+    seconds: float = 0.0
+
+    def monotonic_s(self) -> float:
+        return self.seconds
+
+    def utc_now(self) -> datetime:
+        return datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=self.seconds)
+
+
+@dataclass(slots=True)
+class Process:
+    """video: what every uploaded file turns out to be."""
+
+    video: GeneratedVideo = field(default_factory=GeneratedVideo)
+    model: FakeModel = field(default_factory=FakeModel)
+    max_running_jobs: int = 20
+    clock: Clock = field(default_factory=Clock)
+    slots: FakeSlots = field(default_factory=FakeSlots)
+    catalogue: FakeModelCatalogue = field(default_factory=lambda: FakeModelCatalogue([served_model()]))
+    reader: FakeVideoReader = field(init=False)
+    metrics: Metrics = field(init=False)
+    videos: Videos = field(init=False)
+    jobs: Jobs = field(init=False)
+    results: Results = field(init=False)
+    following: Following = field(init=False)
+    upkeep: Upkeep = field(init=False)
+    worker: Worker = field(init=False)
+    runs: MemoryRunStore = field(init=False)
+
+    def __post_init__(self) -> None:
+        world, bell, bus = World(), Bell(), MemoryEventBus()
+        self.metrics = Metrics(CollectorRegistry())
+        self.reader = FakeVideoReader(self.video, self.slots)
+        videos, jobs, runs = MemoryVideoStore(world), MemoryJobStore(world), MemoryRunStore(world)
+        parts, events, archive = MemoryPartStore(world), MemoryEventStore(world), MemoryArchive()
+        files = MemoryVideoFiles(world, max_bytes=1000)
+        meters = Meters(bus=bus, monotonic_s=self.clock.monotonic_s)
+        announcer = Announcer(bus=bus, work=bell, metrics=self.metrics)
+        self.runs = runs
+        self.videos = Videos(
+            store=videos,
+            files=files,
+            reader=self.reader,
+            work=bell,
+            metrics=self.metrics,
+            utc_now=self.clock.utc_now,
+        )
+        self.jobs = Jobs(
+            store=jobs,
+            runs=runs,
+            videos=videos,
+            archive=archive,
+            catalogue=self.catalogue,
+            announcer=announcer,
+            meters=meters,
+            utc_now=self.clock.utc_now,
+        )
+        self.results = Results(jobs=jobs, runs=runs, videos=videos, parts=parts, archive=archive, files=files, bus=bus)
+        self.following = Following(
+            jobs=jobs,
+            runs=runs,
+            events=events,
+            bus=bus,
+            meters=meters,
+            results=self.results,
+            monotonic_s=self.clock.monotonic_s,
+        )
+        self.upkeep = Upkeep(
+            jobs=jobs,
+            runs=runs,
+            parts=parts,
+            videos=videos,
+            files=files,
+            archive=archive,
+            reader=self.reader,
+            bus=bus,
+            meters=meters,
+            announcer=announcer,
+            work=bell,
+            segment_frames=SEGMENT_FRAMES,
+            max_running_jobs=self.max_running_jobs,
+            utc_now=self.clock.utc_now,
+        )
+        tools = SegmentTools(
+            reader=self.reader,
+            model=self.model,
+            slots=self.slots,
+            parts=parts,
+            runs=runs,
+            window=FrameWindow(8),
+            metrics=self.metrics,
+            lease_s=60.0,
+            poll_s=0.001,
+            utc_now=self.clock.utc_now,
+            monotonic_s=self.clock.monotonic_s,
+        )
+        self.worker = Worker(
+            tools=tools,
+            videos=videos,
+            files=files,
+            catalogue=self.catalogue,
+            bus=bus,
+            meters=meters,
+            upkeep=self.upkeep,
+            batch_frames=4,
+            retry_pause_s=0.0,
+        )
+
+    async def upload(self, content: bytes = b"video") -> str:
+        """Receive a video and index it; its id."""
+
+        async def chunks() -> AsyncIterator[bytes]:
+            yield content
+
+        video = await self.videos.receive(chunks(), file_name="clip.mp4", owner="")
+        while await self.videos.index_next():
+            pass
+        return video.id
+
+    async def submit(self, video_id: str | None = None, **request: object) -> JobSnapshot:
+        """Submit a job on a video, newly uploaded unless given."""
+        video_id = video_id or await self.upload()
+        fields: dict[str, object] = {"video_id": video_id, "model": "shapes", **request}
+        return await self.jobs.submit(JobRequest(**fields), owner="")  # type: ignore[arg-type]  # as the caller names them
+
+    async def plan(self) -> None:
+        while await self.upkeep.admit_and_plan():
+            pass
+
+    async def work_until_idle(self) -> None:
+        """Plan, infer and finalize all there is."""
+        while True:
+            await self.plan()
+            worked = await self.worker.work_once()
+            finalized = await self.upkeep.finalize_next()
+            if not worked and not finalized:
+                return
+
+    async def events(self, job_id: str, *, last_id: int = 0) -> list[StreamEvent]:
+        """All that a follower of a finished job is told, progress included."""
+        return [event async for event in self.following.job(job_id, last_id=last_id) if event is not None]

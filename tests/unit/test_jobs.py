@@ -1,0 +1,242 @@
+"""A job's life on in-memory parts that pass the contract suites."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import pytest
+
+from orchestrator.core.states import JobState
+from orchestrator.core.types import Sampling
+from orchestrator.errors import (
+    ClassUnknownError,
+    DecoderCrashedError,
+    InferenceError,
+    ModelNotFoundError,
+    RequestInvalidError,
+    ThresholdNotStoredError,
+    TritonUnavailableError,
+    VideoInUseError,
+    VideoNotFoundError,
+    VideoUnreadableError,
+)
+from orchestrator.jobs import parse_model
+from orchestrator.testing.fake_model import served_model
+from orchestrator.testing.fake_reader import GeneratedVideo
+from tests.support.process import Process
+
+
+async def test_a_job_goes_from_the_queue_to_its_end_and_every_frame_is_accounted_for() -> None:
+    process = Process()
+    job = (await process.submit()).job
+    assert job.state is JobState.QUEUED
+    await process.work_until_idle()
+    ended = await process.jobs.snapshot(job.id)
+    assert (ended.job.state, ended.stage) == (JobState.SUCCEEDED, "done")
+    assert (ended.run.ledger.planned, ended.run.ledger.inferred, ended.run.ledger.skipped) == (100, 100, 0)
+    assert ended.progress.frames_done == ended.progress.frames_total == 100
+    assert sorted(process.model.frames_inferred) == list(range(100))
+    assert process.slots.out == frozenset()
+
+
+async def test_sampling_infers_only_the_sampled_frames_and_counts_the_others_as_skipped() -> None:
+    process = Process()
+    job = (await process.submit(sampling=Sampling(every_nth=7, start_ms=400, end_ms=2000))).job
+    await process.work_until_idle()
+    ledger = (await process.jobs.snapshot(job.id)).run.ledger
+    assert sorted(process.model.frames_inferred) == list(range(10, 50, 7))
+    assert (ledger.planned, ledger.skipped) == (6, 94)
+
+
+async def test_frames_that_give_no_picture_are_failed_with_their_reason_and_warned_of() -> None:
+    process = Process(video=GeneratedVideo(failing={3: "not_decodable", 50: "not_decodable"}))
+    job = (await process.submit()).job
+    await process.work_until_idle()
+    ended = await process.jobs.snapshot(job.id)
+    assert ended.job.state is JobState.SUCCEEDED
+    assert ended.run.ledger.is_closed
+    assert ended.run.ledger.reasons == {"not_decodable": 2}
+    assert ended.run.warnings == ("frames_failed",)
+
+
+async def test_no_inferred_frame_is_a_failure_and_never_no_detections() -> None:
+    process = Process(video=GeneratedVideo(frame_count=30, failing=dict.fromkeys(range(30), "not_decodable")))
+    job = (await process.submit()).job
+    await process.work_until_idle()
+    ended = (await process.jobs.snapshot(job.id)).job
+    assert ended.state is JobState.FAILED
+    assert ended.failure is not None
+    assert ended.failure.code == "video_without_frames"
+    assert "30 not_decodable" in ended.failure.message
+
+
+async def test_a_sampling_that_leaves_no_frame_fails_with_what_to_change() -> None:
+    process = Process()
+    job = (await process.submit(sampling=Sampling(start_ms=3_600_000))).job
+    await process.work_until_idle()
+    failure = (await process.jobs.snapshot(job.id)).job.failure
+    assert failure is not None
+    assert failure.code == "video_without_frames"
+    assert "start_s" in failure.message
+
+
+async def test_a_segment_that_kills_its_decoder_3_times_fails_its_frames_and_ends() -> None:
+    process = Process(video=GeneratedVideo(frame_count=8, segment_error=DecoderCrashedError("signal 11")))
+    job = (await process.submit()).job
+    await process.plan()
+    for _ in range(3):
+        assert await process.worker.work_once()
+    assert (await process.jobs.snapshot(job.id)).run.segments_done == 0
+    await process.work_until_idle()
+    ended = await process.jobs.snapshot(job.id)
+    assert ended.run.ledger.reasons == {"decoder_crashed": 8}
+    assert ended.job.state is JobState.FAILED
+
+
+async def test_a_video_error_while_decoding_ends_the_job_with_its_own_code() -> None:
+    process = Process(video=GeneratedVideo(segment_error=VideoUnreadableError("torn")))
+    job = (await process.submit()).job
+    await process.work_until_idle()
+    failure = (await process.jobs.snapshot(job.id)).job.failure
+    assert failure is not None
+    assert failure.code == "video_unreadable"
+
+
+async def test_triton_being_away_costs_time_and_nothing_else() -> None:
+    process = Process()
+    process.model.failures = deque([TritonUnavailableError("away"), TritonUnavailableError("away")])
+    job = (await process.submit()).job
+    await process.work_until_idle()
+    ended = await process.jobs.snapshot(job.id)
+    assert ended.job.state is JobState.SUCCEEDED
+    assert ended.run.ledger.inferred == 100
+    assert process.slots.out == frozenset()
+
+
+async def test_a_refused_request_fails_the_job_with_tritons_reason() -> None:
+    process = Process()
+    process.model.failures = deque([InferenceError("shapes:1: out of memory")])
+    job = (await process.submit()).job
+    await process.work_until_idle()
+    failure = (await process.jobs.snapshot(job.id)).job.failure
+    assert failure is not None
+    assert (failure.code, failure.message) == ("inference_failed", "shapes:1: out of memory")
+
+
+async def test_a_changed_network_is_never_mixed_into_a_run() -> None:
+    process = Process()
+    job = (await process.submit()).job
+    await process.plan()
+    await process.worker.work_once()
+    process.worker.catalogue = type(process.catalogue)([served_model(digest="f" * 64)])
+    await process.work_until_idle()
+    failure = (await process.jobs.snapshot(job.id)).job.failure
+    assert failure is not None
+    assert failure.code == "model_changed"
+
+
+async def test_a_second_job_for_the_same_run_infers_nothing_again() -> None:
+    process = Process()
+    video_id = await process.upload()
+    first = (await process.submit(video_id)).job
+    await process.work_until_idle()
+    second = (await process.submit(video_id, min_confidence=0.6)).job
+    assert second.run_id == first.run_id
+    assert second.state is JobState.SUCCEEDED
+    assert len(process.model.frames_inferred) == 100
+
+
+async def test_cancelling_one_of_two_jobs_does_not_stop_their_run() -> None:
+    process = Process()
+    video_id = await process.upload()
+    first, second = (await process.submit(video_id)).job, (await process.submit(video_id)).job
+    await process.plan()
+    await process.worker.work_once()
+    await process.jobs.cancel(first.id)
+    await process.work_until_idle()
+    assert (await process.jobs.snapshot(first.id)).job.state is JobState.CANCELLED
+    assert (await process.jobs.snapshot(second.id)).job.state is JobState.SUCCEEDED
+
+
+async def test_a_cancelled_job_stops_and_a_later_one_goes_on_where_it_stopped() -> None:
+    process = Process()
+    video_id = await process.upload()
+    first = (await process.submit(video_id)).job
+    await process.plan()
+    await process.worker.work_once()
+    await process.jobs.cancel(first.id)
+    await process.work_until_idle()
+    inferred_before = len(process.model.frames_inferred)
+    assert inferred_before == 8
+    second = (await process.submit(video_id)).job
+    await process.work_until_idle()
+    assert (await process.jobs.snapshot(second.id)).run.ledger.inferred == 100
+    assert len(process.model.frames_inferred) == 100
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_cancelling_is_legal_in_every_state_and_twice(times: int) -> None:
+    process = Process()
+    queued = (await process.submit()).job
+    for _ in range(times):
+        assert (await process.jobs.cancel(queued.id)).job.state is JobState.CANCELLED
+    finished = (await process.submit()).job
+    await process.work_until_idle()
+    for _ in range(times):
+        assert (await process.jobs.cancel(finished.id)).job.state is JobState.SUCCEEDED
+
+
+async def test_no_more_jobs_run_than_allowed_and_the_urgent_go_first() -> None:
+    process = Process(max_running_jobs=1)
+    jobs = [(await process.submit(await process.upload(name), priority=p)).job for name, p in ((b"a", 10), (b"b", 90))]
+    await process.plan()
+    states = [(await process.jobs.snapshot(job.id)).job.state for job in jobs]
+    assert states == [JobState.QUEUED, JobState.RUNNING]
+    assert (await process.jobs.snapshot(jobs[0].id)).queue_position == 1
+
+
+async def test_a_job_over_its_own_time_limit_fails_and_keeps_what_is_committed() -> None:
+    process = Process()
+    job = (await process.submit(timeout_s=5.0)).job
+    await process.plan()
+    await process.worker.work_once()
+    process.clock.seconds = 6.0
+    await process.work_until_idle()
+    ended = await process.jobs.snapshot(job.id)
+    assert ended.job.failure is not None
+    assert ended.job.failure.code == "job_timeout"
+    assert ended.run.ledger.inferred == 8
+
+
+async def test_deleting_the_last_job_deletes_its_run_and_frees_the_video() -> None:
+    process = Process()
+    video_id = await process.upload()
+    job = (await process.submit(video_id)).job
+    await process.work_until_idle()
+    with pytest.raises(VideoInUseError):
+        await process.videos.remove(video_id)
+    await process.jobs.remove(job.id)
+    await process.videos.remove(video_id)
+    assert await process.runs.ids() == frozenset()
+
+
+async def test_what_cannot_be_asked_is_refused_before_a_job_exists() -> None:
+    process = Process()
+    video_id = await process.upload()
+    with pytest.raises(VideoNotFoundError):
+        await process.submit("vid_unknown")
+    with pytest.raises(ModelNotFoundError):
+        await process.submit(video_id, model="cars")
+    with pytest.raises(ClassUnknownError, match="lorry"):
+        await process.submit(video_id, classes=("circle", "lorry"))
+    with pytest.raises(ThresholdNotStoredError):
+        await process.submit(video_id, min_confidence=0.01)
+    assert (await process.jobs.page(limit=10, cursor=None)).items == []
+
+
+@pytest.mark.parametrize("text", ["", ":1", "yolo:", "yolo:0", "yolo:x", "yolo:1:2", "yolo:-1"])
+def test_a_model_is_named_with_or_without_a_version_and_not_otherwise(text: str) -> None:
+    assert parse_model("yolo") == ("yolo", None)
+    assert parse_model("yolo:12") == ("yolo", 12)
+    with pytest.raises(RequestInvalidError):
+        parse_model(text)
