@@ -18,10 +18,15 @@ PACKAGES = ("orchestrator", "export", "trireel")
 MODULES = sorted(path for folder in (*PACKAGES, "benchmarks", "tests") for path in (ROOT / folder).rglob("*.py"))
 
 
-def test_no_two_modules_share_a_name() -> None:
+# Names that a program looks for: Python's, pytest's, and the one that Triton's Python backend starts.
+NAMED_BY_OTHERS = {"__init__", "__main__", "conftest", "model"}
+
+
+@pytest.mark.parametrize("folders", [(*PACKAGES, "benchmarks"), ("tests",)])
+def test_no_two_modules_share_a_name(folders: tuple[str, ...]) -> None:
     places = defaultdict(list)
     for path in MODULES:
-        if path.stem not in ("__init__", "__main__"):
+        if path.relative_to(ROOT).parts[0] in folders and path.stem not in NAMED_BY_OTHERS:
             places[path.stem].append(str(path.relative_to(ROOT)))
     assert {name: paths for name, paths in places.items() if len(paths) > 1} == {}
 
