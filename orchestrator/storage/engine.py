@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from typing import Any, Final
 
 from sqlalchemy import Connection, event, text
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from orchestrator.errors import SettingsError
+from orchestrator.errors import SettingsError, StorageError
 from orchestrator.settings import StorageSettings
 from orchestrator.storage.failures import database_errors
 from orchestrator.storage.schema import upgrade_schema
@@ -19,6 +21,7 @@ from orchestrator.storage.schema import upgrade_schema
 BUSY_TIMEOUT_S: Final = 10.0
 WAL_BYTES: Final = 64 * 1024**2
 WRITES: Final = "trireel_writes"
+URL_FORMS: Final = "use sqlite+aiosqlite:///file, or postgresql+psycopg://... with the extra `scale` installed"
 # Any number will do, as long as every writer takes the same one.
 POSTGRESQL_WRITER_LOCK: Final = 0x7472_6972
 SQLITE_PRAGMAS: Final = (
@@ -75,28 +78,49 @@ async def open_database(settings: StorageSettings) -> AsyncIterator[Database]:
 
 
 def _build_engine(database_url: str) -> AsyncEngine:
-    with database_errors():
+    """Raises SettingsError for a URL that leads to no database of ours, or whose driver is not installed.
+
+    Raises StorageError for a file that is no SQLite database.
+    """
+    try:
         url = make_url(database_url)
         if url.get_backend_name() == "sqlite":
+            _try_sqlite_file(url.database)
             engine = create_async_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
             event.listen(engine.sync_engine, "connect", _prepare_sqlite)
             event.listen(engine.sync_engine, "begin", _begin_sqlite)
             return engine
         if url.get_backend_name() == "postgresql":
             return create_async_engine(url, pool_pre_ping=True)
-    raise SettingsError(
-        f"TRIREEL_DATABASE_URL names {url.get_backend_name()}; use sqlite+aiosqlite or postgresql+psycopg"
-    )
+    except (SQLAlchemyError, ImportError) as exc:
+        raise SettingsError(f"TRIREEL_DATABASE_URL cannot be used: {exc}; {URL_FORMS}") from exc
+    raise SettingsError(f"TRIREEL_DATABASE_URL names {url.get_backend_name()}; {URL_FORMS}")
+
+
+def _try_sqlite_file(path: str | None) -> None:
+    # aiosqlite 0.22 leaves a thread behind when it cannot open a file, and that thread's end needs the loop.
+    if not path or path == ":memory:":
+        return
+    try:
+        with closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT_S)) as connection:
+            connection.execute(SQLITE_PRAGMAS[0])
+    except sqlite3.Error as exc:
+        raise StorageError(f"{path} cannot be opened as a database: {exc}") from exc
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
     # The driver must not begin transactions by itself: its BEGIN is deferred, and a deferred one that
     # reads first and writes later fails at once under contention, whatever the busy time-out.
     connection.isolation_level = None
-    cursor = connection.cursor()
-    for pragma in SQLITE_PRAGMAS:
-        cursor.execute(pragma)
-    cursor.close()
+    try:
+        cursor = connection.cursor()
+        for pragma in SQLITE_PRAGMAS:
+            cursor.execute(pragma)
+        cursor.close()
+    except BaseException:
+        # The pool does not know the connection yet, and its thread would outlive the loop.
+        connection.close()
+        raise
 
 
 def _begin_sqlite(connection: Connection) -> None:
