@@ -16,6 +16,7 @@ from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 SHARED_DATA: Final = ROOT.parent / "shared" / "data"
+EXPORT_PYTHON: Final = ROOT / ".venv-export" / "bin" / "python"
 
 # Not TRIREEL_...: the servers that tests start refuse names of that form that are no settings.
 PROMISED_NEEDS: Final = "TEST_NEEDS"
@@ -43,6 +44,12 @@ def _lack_of_export() -> str | None:
     return "ultralytics is not in this environment: make test-export"
 
 
+def _lack_of_export_environment() -> str | None:
+    if any((ROOT / ".venv-export").glob("lib/python3.*/site-packages/ultralytics")):
+        return None
+    return "there is no .venv-export: make test-export"
+
+
 def _lack_of_shared_data() -> str | None:
     return None if SHARED_DATA.is_dir() else "the test material ../shared/data is not beside this checkout"
 
@@ -51,6 +58,7 @@ def _lack_of_shared_data() -> str | None:
 LACKS: Final[Mapping[str, Callable[[], str | None]]] = {
     "triton": _lack_of_triton,
     "export": _lack_of_export,
+    "export_environment": _lack_of_export_environment,
     "shared_data": _lack_of_shared_data,
     "prometheus": _lack_of_program("prometheus", "prometheus"),
     "promtool": _lack_of_program("promtool", "prometheus"),

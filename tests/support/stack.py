@@ -1,0 +1,62 @@
+"""The real server, `python -m orchestrator serve`, as a child with an embedded Triton, for end-to-end tests."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from orchestrator.cli.embedded_stack import answers
+from orchestrator.client import Client, DoneBody, JobAnswer, JobEvent, SubmitJob
+from tests.support.needs import ROOT
+from tests.support.programs import LOOPBACK, Program, free_ports, running
+
+START_TIMEOUT_S: Final = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """A server that is ready. data_dir: where it keeps everything."""
+
+    url: str
+    program: Program
+    data_dir: Path
+    client: Client
+
+    def run_to_end(self, job: SubmitJob) -> tuple[JobAnswer, list[JobEvent]]:
+        """Submit a job and follow it; the job as it ended, and all its events."""
+        submitted = self.client.submit(job)
+        events = list(self.client.follow(submitted.id))
+        assert isinstance(events[-1].body, DoneBody)
+        return self.client.job(submitted.id), events
+
+
+@contextmanager
+def serving(folder: Path, *, model_repository: Path, **settings: str) -> Iterator[Stack]:
+    """A server with its data and log in `folder`; settings: by their names without TRIREEL_."""
+    (port,) = free_ports(1)
+    data_dir = folder / "data"
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "TRIREEL_HOST": LOOPBACK,
+        "TRIREEL_PORT": str(port),
+        "TRIREEL_DATA_DIR": str(data_dir),
+        "TRIREEL_MODEL_REPOSITORY": str(model_repository),
+        "TRIREEL_TRITON_ENV": os.environ.get("TRIREEL_TRITON_ENV", str(ROOT / ".venv-triton")),
+        **{f"TRIREEL_{name}": value for name, value in settings.items()},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    url = f"http://{LOOPBACK}:{port}"
+    with (
+        running([sys.executable, "-m", "orchestrator", "serve"], folder=folder, env=env) as program,
+        Client(url) as client,
+    ):
+        program.wait_until(
+            lambda: answers(client) and client.readiness().is_ready, timeout_s=START_TIMEOUT_S, what="ready"
+        )
+        yield Stack(url, program, data_dir, client)
