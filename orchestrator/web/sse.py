@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractContextManager
 from typing import Final
@@ -19,7 +20,9 @@ OPENING: Final = b"retry: %d\n: open\n\n" % RETRY_MS
 # A comment, so no event reaches the client's code.
 PING: Final = b": ping\n\n"
 HEADERS: Final = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
+# What a database counts with; Python itself refuses to read more than 4,300 digits.
 LARGEST_ID: Final = 2**63 - 1
+ID: Final = re.compile(r"[0-9]{1,19}", re.ASCII)
 
 
 def last_event_id_of(header: str | None, query: str | None) -> int | None:
@@ -30,7 +33,7 @@ def last_event_id_of(header: str | None, query: str | None) -> int | None:
     text = (header or query or "").strip()
     if not text:
         return None
-    if text.isascii() and text.isdigit() and (last_id := int(text)) <= LARGEST_ID:
+    if ID.fullmatch(text) and (last_id := int(text)) <= LARGEST_ID:
         return last_id
     raise EventIdInvalidError("Last-Event-ID must be the id of an event of this stream; leave it out to begin anew")
 

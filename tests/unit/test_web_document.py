@@ -1,0 +1,84 @@
+"""The OpenAPI document and docs/api.md, compared with the routes."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from litestar.routes import HTTPRoute, WebSocketRoute
+
+from orchestrator.formats.format_table import FORMATS
+from orchestrator.web.app import build_app
+from tests.support.api import api_over
+from tests.support.needs import ROOT
+from tests.support.use_cases import services_in_memory
+from tests.support.world import World
+
+
+def calls_of_app() -> set[str]:
+    calls = set()
+    for route in build_app(services_in_memory(World())).routes:
+        path = re.sub(r"\{(\w+):\w+\}", r"{\1}", route.path)
+        if path.startswith("/schema"):
+            continue
+        if isinstance(route, WebSocketRoute):
+            calls.add(f"WS {path}")
+        elif isinstance(route, HTTPRoute):
+            calls |= {f"{method} {path}" for method in route.methods - {"OPTIONS"}}
+    return calls
+
+
+async def document() -> dict[str, Any]:
+    async with api_over(World()) as client:
+        answer = await client.get("/schema")
+        assert answer.status_code == 200
+        content: dict[str, Any] = answer.json()
+        return content
+
+
+def test_the_api_page_lists_exactly_the_calls_of_the_app() -> None:
+    page = (ROOT / "docs" / "api.md").read_text()
+    table = page.split("## Endpoints")[1].split("##")[0]
+    assert set(re.findall(r"^\| `([A-Z]+ /\S+)` \|", table, flags=re.MULTILINE)) == calls_of_app()
+
+
+async def test_the_document_has_every_call_with_an_id_a_description_and_problems() -> None:
+    paths = (await document())["paths"]
+    told = {f"{method.upper()} {path}" for path, operations in paths.items() for method in operations}
+    assert told == {call for call in calls_of_app() if not call.startswith("WS")}
+    ids = []
+    for operations in paths.values():
+        for operation in operations.values():
+            ids.append(operation["operationId"])
+            assert operation["description"]
+            assert "application/problem+json" in operation["responses"]["400"]["content"]
+            for status, answer in operation["responses"].items():
+                if int(status) >= 400 and operation["operationId"] != "getReadiness":
+                    [(media_type, content)] = answer["content"].items()
+                    assert media_type == "application/problem+json"
+                    assert content["schema"]["$ref"].endswith("/Problem")
+    assert len(set(ids)) == len(ids)
+
+
+async def test_the_document_tells_what_signatures_do_not() -> None:
+    paths = (await document())["paths"]
+    upload = paths["/v1/videos"]["post"]["requestBody"]["content"]
+    assert set(upload) == {"application/octet-stream", "video/*", "multipart/form-data"}
+    detections = paths["/v1/jobs/{job_id}/detections"]["get"]["responses"]["200"]["content"]
+    assert set(detections) == {known.media_type for known in FORMATS.values()}
+    assert set(paths["/v1/jobs/{job_id}/events"]["get"]["responses"]["200"]["content"]) == {"text/event-stream"}
+
+
+async def test_the_document_describes_what_answers_hold_with_examples() -> None:
+    schemas = (await document())["components"]["schemas"]
+    for name in ("VideoAnswer", "JobAnswer", "SubmitJob", "Problem", "ModelVersionAnswer"):
+        assert schemas[name]["properties"]
+        assert any("examples" in field for field in schemas[name]["properties"].values()), name
+    assert schemas["SubmitJob"]["required"] == ["model", "video_id"]
+
+
+async def test_the_document_is_served_as_yaml_too_and_loads_nothing_from_elsewhere() -> None:
+    async with api_over(World()) as client:
+        answer = await client.get("/schema/openapi.yaml")
+        assert answer.status_code == 200
+        assert "cdn" not in answer.text

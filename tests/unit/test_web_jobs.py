@@ -1,0 +1,230 @@
+"""Jobs, videos and models over HTTP, on in-memory use cases."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestrator.core.records import Failure
+from orchestrator.core.states import JobState
+from tests.support.api import VIDEO, api_over, problem_in, submitted
+from tests.support.world import World, indexed
+
+
+async def test_an_uploaded_video_is_shown_with_what_the_index_told_once_it_is_there() -> None:
+    world = World()
+    async with api_over(world) as client:
+        created = await client.post("/v1/videos?filename=crossing.mp4", content=VIDEO)
+        assert created.status_code == 201
+        video = created.json()
+        assert created.headers["location"] == f"/v1/videos/{video['id']}"
+        assert (video["file_name"], video["size_bytes"], video["index_state"]) == ("crossing.mp4", 105, "pending")
+        assert (video["frame_count"], video["is_vfr"], video["duration_s"]) == (None, None, 2.0)
+
+        world.videos[video["id"]] = indexed(world.videos[video["id"]])
+        video = (await client.get(created.headers["location"])).json()
+        assert (video["frame_count"], video["is_vfr"], video["duration_s"]) == (4, False, 0.16)
+
+
+async def test_a_submit_is_answered_at_once_with_every_field_of_a_job() -> None:
+    world = World()
+    async with api_over(world) as client:
+        video_id = (await client.post("/v1/videos", content=VIDEO)).json()["id"]
+        body = {
+            "video_id": video_id,
+            "model": "yolo11n:1",
+            "fps": 5,
+            "start_s": 1.5,
+            "end_s": 9,
+            "view": {"conf": 0.4, "iou": 0.5, "classes": ["car", 0], "max_det": 10},
+            "priority": 80,
+            "timeout_s": 60,
+            "tags": ["night"],
+        }
+        answer = await client.post("/v1/jobs", json=body)
+        job = answer.json()
+        assert (answer.status_code, answer.headers["location"]) == (202, f"/v1/jobs/{job['id']}")
+        assert (job["state"], job["is_terminal"], job["stage"], job["queue_position"]) == ("queued", False, "queued", 1)
+        assert job["video"]["id"] == video_id
+        assert (job["model"]["name"], job["model"]["version"]) == ("yolo11n", 1)
+        assert job["params"] == {
+            "every_nth": 1,
+            "fps": 5.0,
+            "start_s": 1.5,
+            "end_s": 9.0,
+            "view": {"conf": 0.4, "iou": 0.5, "classes": ["person", "car"], "max_det": 10},
+            "priority": 80,
+            "timeout_s": 60.0,
+            "tags": ["night"],
+        }
+        assert job["progress"]["percent"] == 0.0
+        assert job["timings_s"]["decoding"] == 1.235
+        assert job == (await client.get(answer.headers["location"])).json()
+
+
+async def test_percent_is_exactly_100_at_the_end_and_never_before() -> None:
+    world = World()
+    async with api_over(world) as client:
+        job_id = await submitted(client)
+        world.put(job_id, JobState.RUNNING, frames_done=3)
+        assert (await client.get(f"/v1/jobs/{job_id}")).json()["progress"]["percent"] == 75.0
+        world.put(job_id, JobState.SUCCEEDED, frames_done=4)
+        job = (await client.get(f"/v1/jobs/{job_id}")).json()
+        assert (job["progress"]["percent"], job["is_terminal"], job["stage"]) == (100.0, True, "done")
+
+
+async def test_a_failed_job_is_answered_200_with_its_reason() -> None:
+    world = World()
+    async with api_over(world) as client:
+        job_id = await submitted(client)
+        world.put(job_id, JobState.FAILED, failure=Failure(code="job_timeout", message="it took over 60 s"))
+        answer = await client.get(f"/v1/jobs/{job_id}")
+        assert answer.status_code == 200
+        assert answer.json()["state_reason"] == "job_timeout"
+        assert answer.json()["error"] == {"code": "job_timeout", "message": "it took over 60 s"}
+
+
+async def test_jobs_are_paged_newest_first_and_filtered() -> None:
+    world = World()
+    async with api_over(world) as client:
+        ids = [await submitted(client) for _ in range(3)]
+        first = (await client.get("/v1/jobs?limit=2")).json()
+        assert [job["id"] for job in first["items"]] == ids[:0:-1]
+        rest = (await client.get(f"/v1/jobs?limit=2&cursor={first['next_cursor']}")).json()
+        assert ([job["id"] for job in rest["items"]], rest["next_cursor"]) == (ids[:1], None)
+
+        world.put(ids[0], JobState.RUNNING)
+        world.put(ids[1], JobState.FAILED)
+        for query in ("state=running,failed", "state=running&state=failed"):
+            found = (await client.get(f"/v1/jobs?{query}")).json()["items"]
+            assert [job["id"] for job in found] == [ids[1], ids[0]]
+        assert (await client.get("/v1/jobs?model=another")).json()["items"] == []
+
+
+async def test_a_job_may_be_cancelled_twice_and_deleted_in_any_state() -> None:
+    async with api_over(World()) as client:
+        job_id = await submitted(client)
+        for _ in range(2):
+            answer = await client.post(f"/v1/jobs/{job_id}/cancel")
+            assert (answer.status_code, answer.json()["state"]) == (200, "cancelled")
+        assert (await client.delete(f"/v1/jobs/{job_id}")).status_code == 204
+        assert problem_in(await client.get(f"/v1/jobs/{job_id}"), status=404)["code"] == "job_not_found"
+
+
+async def test_a_video_in_use_is_kept_until_its_job_is_gone() -> None:
+    async with api_over(World()) as client:
+        job_id = await submitted(client)
+        assert problem_in(await client.delete("/v1/videos/video0"), status=409)["code"] == "video_in_use"
+        await client.delete(f"/v1/jobs/{job_id}")
+        assert (await client.delete("/v1/videos/video0")).status_code == 204
+        assert (await client.get("/v1/videos")).json() == {"items": [], "next_cursor": None}
+
+
+REFUSED_SUBMITS = {
+    "unknown_class": ({"view": {"classes": ["unicorn"]}}, 422, "class_unknown"),
+    "confidence_out_of_range": ({"view": {"conf": 1.5}}, 422, "threshold_out_of_range"),
+    "confidence_not_stored": ({"view": {"conf": 0.01}}, 422, "threshold_not_stored"),
+    "iou_not_stored": ({"view": {"iou": 0.9}}, 422, "threshold_not_stored"),
+    "too_many_boxes": ({"view": {"max_det": 301}}, 422, "threshold_out_of_range"),
+    "two_samplings": ({"every_nth": 2, "fps": 5}, 422, "sampling_invalid"),
+    "sampling_of_nothing": ({"every_nth": 0}, 422, "sampling_invalid"),
+    "end_before_start": ({"start_s": 5, "end_s": 5}, 422, "sampling_invalid"),
+    "unknown_model": ({"model": "yolo99"}, 404, "model_not_found"),
+    "odd_model": ({"model": "yolo11n:new"}, 422, "request_invalid"),
+    "unknown_video": ({"video_id": "../../etc/passwd"}, 404, "video_not_found"),
+    "source_to_come": ({"url": "http://127.0.0.1/x.mp4"}, 422, "request_invalid"),
+    "wrong_type": ({"priority": "high"}, 422, "request_invalid"),
+    "beyond_any_number": ({"every_nth": 10**30}, 422, "request_invalid"),
+}
+
+
+@pytest.mark.parametrize(("change", "status", "code"), REFUSED_SUBMITS.values(), ids=REFUSED_SUBMITS)
+async def test_a_bad_submit_is_refused_with_its_code(change: dict[str, object], status: int, code: str) -> None:
+    world = World()
+    async with api_over(world) as client:
+        video_id = (await client.post("/v1/videos", content=VIDEO)).json()["id"]
+        body = {"video_id": video_id, "model": "yolo11n", **change}
+        assert problem_in(await client.post("/v1/jobs", json=body), status=status)["code"] == code
+        assert world.jobs == {}
+
+
+async def test_what_is_to_come_is_refused_and_not_ignored() -> None:
+    async with api_over(World()) as client:
+        job_id = await submitted(client)
+        again = await client.post(
+            "/v1/jobs", json={"video_id": "video0", "model": "yolo11n"}, headers={"Idempotency-Key": "k"}
+        )
+        assert problem_in(again, status=422)["code"] == "not_supported"
+        assert problem_in(await client.post(f"/v1/jobs/{job_id}/retry"), status=404)["code"] == "not_found"
+        validate = await client.post("/v1/jobs/validate", json={})
+        assert problem_in(validate, status=405)["code"] == "method_not_allowed"
+        for name in ("coco", "yolo", "mot", "x" * 1000):
+            answer = await client.get(f"/v1/jobs/{job_id}/detections?format={name}")
+            assert problem_in(answer, status=422)["code"] == "format_unknown"
+
+
+async def test_models_are_listed_with_versions_and_one_with_its_certificate() -> None:
+    async with api_over(World()) as client:
+        [model] = (await client.get("/v1/models")).json()["items"]
+        [version] = model["versions"]
+        assert (model["name"], version["version"], version["is_ready"]) == ("yolo11n", 1, True)
+        assert (version["certificate"], version["certificate_report"]) == ("passed", None)
+        [version] = (await client.get("/v1/models/yolo11n")).json()["versions"]
+        assert version["certificate_report"] == {"verdict": "passed", "boxes": 812}
+        assert problem_in(await client.get("/v1/models/nothing"), status=404)["code"] == "model_not_found"
+
+
+async def test_a_model_published_later_is_served_after_a_load() -> None:
+    async with api_over(World()) as client:
+        assert problem_in(await client.post("/v1/models/nothing/load"), status=404)["code"] == "model_not_found"
+        answer = await client.post("/v1/models/fresh/load")
+        assert (answer.status_code, answer.json()["name"]) == (200, "fresh")
+        assert [model["name"] for model in (await client.get("/v1/models")).json()["items"]] == ["fresh", "yolo11n"]
+
+
+async def test_readiness_says_why_not_and_health_does_not_mind() -> None:
+    world = World(is_triton_up=False)
+    async with api_over(world) as client:
+        answer = await client.get("/readyz")
+        assert (answer.status_code, answer.json()["reasons"]) == (503, ["Triton does not answer"])
+        assert (await client.get("/healthz")).json() == {"status": "ok"}
+        world.is_triton_up = True
+        answer = await client.get("/readyz")
+        assert (answer.status_code, answer.json()["transport"], answer.json()["triton_url"]) == (
+            200,
+            "shm",
+            "127.0.0.1:8001",
+        )
+
+
+async def test_a_busy_triton_is_answered_503_and_told_to_be_worth_another_try() -> None:
+    world = World()
+    async with api_over(world) as client:
+        await client.post("/v1/videos", content=VIDEO)
+        world.is_triton_up = False
+        answer = await client.post("/v1/jobs", json={"video_id": "video0", "model": "yolo11n"})
+        problem = problem_in(answer, status=503)
+        assert (problem["code"], problem["retryable"]) == ("triton_unavailable", True)
+        assert int(answer.headers["retry-after"]) > 0
+
+
+async def test_limits_are_plain_numbers_by_name() -> None:
+    async with api_over(World(max_upload_bytes=12345)) as client:
+        limits = (await client.get("/v1/limits")).json()
+        assert limits["max_upload_bytes"] == 12345
+        assert all(isinstance(value, int | float) for value in limits.values())
+
+
+async def test_metrics_count_by_route_and_never_by_what_a_client_made_up() -> None:
+    async with api_over(World()) as client:
+        for number in range(5):
+            await client.get(f"/v1/jobs/unknown{number}")
+            await client.get(f"/nothing/{number}")
+            await client.request(f"ODD{number}", "/healthz")
+        text = (await client.get("/metrics")).text
+        lines = [line for line in text.splitlines() if line.startswith("trireel_http_requests_total{")]
+        assert any('route="/v1/jobs/{job_id}"' in line and line.endswith(" 5.0") for line in lines)
+        assert any('route="unmatched"' in line for line in lines)
+        assert any('method="other"' in line for line in lines)
+        assert "unknown1" not in text
+        assert "ODD1" not in text
+        assert "trireel_queued_jobs 0.0" in text
