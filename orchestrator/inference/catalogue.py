@@ -11,7 +11,7 @@ from tritonclient.grpc import service_pb2
 
 from orchestrator.core.contract import ModelCard, parameter_name
 from orchestrator.core.types import ModelVersion, ServedModel
-from orchestrator.errors import ContractError, ModelNotFoundError, ModelNotReadyError
+from orchestrator.errors import ContractError, InferenceError, ModelNotFoundError, ModelNotReadyError
 from orchestrator.inference.connection import TritonConnection, triton_errors
 from orchestrator.ports import ModelStatus
 
@@ -57,10 +57,21 @@ class TritonCatalogue:
         found.require_digest(model.version.digest)
 
     async def load(self, name: str) -> None:
-        """Have Triton read a model's configuration again, with new and changed versions. Raises InferenceError."""
+        """Have Triton read a model's configuration again, with new and changed versions.
+
+        Raises ModelNotFoundError, ModelNotReadyError when it cannot be loaded (what was served before still is),
+        TritonUnavailableError.
+        """
         request = service_pb2.RepositoryModelLoadRequest(model_name=name)
-        with triton_errors(f"loading {name}"):
-            await self._connection.call("RepositoryModelLoad", lambda: request, timeout_s=LOAD_TIMEOUT_S)
+        try:
+            with triton_errors(f"loading {name}"):
+                await self._connection.call("RepositoryModelLoad", lambda: request, timeout_s=LOAD_TIMEOUT_S)
+        except InferenceError as exc:
+            if exc.retryable:
+                raise
+            if any(status.name == name for status in await self.list()):
+                raise ModelNotReadyError(str(exc)) from exc
+            raise ModelNotFoundError(f"there is no model {name} in Triton's repository") from exc
         await self.list()
 
     async def _current(self) -> Sequence[ModelStatus]:

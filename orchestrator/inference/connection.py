@@ -58,22 +58,26 @@ class TritonConnection:
     def __init__(self, url: str) -> None:
         self.url = url
         self.epoch = 0
-        self._state = grpc.ChannelConnectivity.IDLE
         self._opened: Future[None] = Future()
         self._thread = Thread(target=lambda: asyncio.run(self._serve()), name="triton-connection", daemon=True)
         self._loop: asyncio.AbstractEventLoop
         self._stop: asyncio.Event
+        self._connected: asyncio.Event
         self._stub: GRPCInferenceServiceStub
         self._closing = Event()
 
     @property
     def is_connected(self) -> bool:
-        return self._state is grpc.ChannelConnectivity.READY
+        return self._connected.is_set()
 
     async def open(self) -> None:
         """Start the thread and begin to connect; does not wait for the server."""
         self._thread.start()
         await asyncio.wrap_future(self._opened)
+
+    async def wait_connected(self) -> None:
+        crossing = asyncio.run_coroutine_threadsafe(self._connected.wait(), self._loop)
+        await asyncio.wrap_future(crossing)
 
     async def call(self, method: str, build: Callable[[], Any], *, timeout_s: float) -> Any:
         """Call a method of Triton's gRPC service; requests and answers are its protobuf messages, which have no types.
@@ -104,7 +108,7 @@ class TritonConnection:
     async def _serve(self) -> None:
         """The thread's only coroutine: owns the channel until `aclose`."""
         self._loop = asyncio.get_running_loop()
-        self._stop = asyncio.Event()
+        self._stop, self._connected = asyncio.Event(), asyncio.Event()
         async with (
             grpc.aio.insecure_channel(self.url, options=CHANNEL_OPTIONS) as channel,
             asyncio.TaskGroup() as group,
@@ -117,10 +121,13 @@ class TritonConnection:
 
     async def _watch(self, channel: grpc.aio.Channel) -> None:
         while True:
-            self._state = channel.get_state(try_to_connect=True)
-            if self._state is grpc.ChannelConnectivity.READY:
+            state = channel.get_state(try_to_connect=True)
+            if state is grpc.ChannelConnectivity.READY:
                 self.epoch += 1
-            await channel.wait_for_state_change(self._state)
+                self._connected.set()
+            else:
+                self._connected.clear()
+            await channel.wait_for_state_change(state)
 
 
 @asynccontextmanager

@@ -88,6 +88,11 @@ class EmbeddedTriton:
         return f"http://{LOOPBACK}:{self._plan.ports.metrics}/metrics"
 
     @property
+    def region_prefix(self) -> str:
+        """What the names of its Python backend's shared memory begin with, and no other server's."""
+        return self._plan.region_prefix
+
+    @property
     def pid(self) -> int | None:
         """None while it is down."""
         return self._process.pid if self._process else None

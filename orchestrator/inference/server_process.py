@@ -98,12 +98,17 @@ class ServerProcess:
             return last_error_in(stream.read().decode(errors="replace"))
 
     async def stop(self) -> None:
-        """SIGTERM, a wait, SIGKILL to the whole group; then nothing of it is left in shared memory."""
-        if self._process.returncode is None:
-            self._process.terminate()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._process.wait(), STOP_TIMEOUT_S)
-        await self.kill()
+        """SIGTERM, a wait, SIGKILL to the whole group; then nothing of it is left in shared memory.
+
+        Cancelling it cuts the wait short, not the rest.
+        """
+        try:
+            if self._process.returncode is None:
+                self._process.terminate()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._process.wait(), STOP_TIMEOUT_S)
+        finally:
+            await self.kill()
 
     async def kill(self) -> None:
         """SIGKILL to whatever of the group still lives."""

@@ -60,6 +60,12 @@ class Triton:
         self._connection = connection
         self._registration = registration
 
+    async def wait_connected(self) -> None:
+        """Until Triton can be called; raises TritonStartError if the embedded one's first start goes wrong."""
+        if self.embedded is not None:
+            await self.embedded.wait_ready()
+        await self._connection.wait_connected()
+
     async def readiness(self) -> TritonReadiness:
         """Ask Triton now, within a few seconds. Does not fail."""
         served, reasons = await self._list()

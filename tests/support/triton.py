@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Thread
 from typing import Final
@@ -26,7 +26,9 @@ from orchestrator.core.contract import FRAME_CHANNELS, ModelCard, parameter_name
 from orchestrator.core.letterbox import fit_letterbox
 from orchestrator.core.types import FrameBatch, FrameStamp
 from orchestrator.inference.embedded import open_embedded_triton
-from orchestrator.settings import TritonSettings, load_settings
+from orchestrator.inference.retrying import Retrying
+from orchestrator.inference.triton import RETRYING, Triton, open_triton
+from orchestrator.settings import Transport, TritonSettings, load_settings
 from orchestrator.telemetry import Metrics
 from orchestrator.video.slots import SlotPool, open_slots
 from tests.support.needs import ROOT
@@ -91,6 +93,23 @@ def triton_settings(repository: Path, **variables: str) -> TritonSettings:
     return load_settings(env).triton
 
 
+@asynccontextmanager
+async def reaching(
+    settings: TritonSettings,
+    slots: SlotPool,
+    *,
+    transport: Transport = "auto",
+    retrying: Retrying = RETRYING,
+    metrics: Metrics | None = None,
+) -> AsyncIterator[Triton]:
+    """`open_triton` on a server that runs already."""
+    assert settings.url is not None
+    metrics = metrics or Metrics(CollectorRegistry())
+    chosen = replace(settings, transport=transport)
+    async with open_triton(chosen, slots, metrics=metrics, log_dir=Path("unused"), retrying=retrying) as triton:
+        yield triton
+
+
 @dataclass(frozen=True, slots=True)
 class RunningTriton:
     """A server that a session's tests share. settings: those it was started with, pointing at its address."""
@@ -147,6 +166,13 @@ def slots() -> Iterator[SlotPool]:
     slot_bytes = MEAN_COLOUR_MAX_BATCH * mean_colour_card().imgsz ** 2 * FRAME_CHANNELS
     with open_slots(count=8, slot_bytes=slot_bytes, metrics=Metrics(CollectorRegistry())) as pool:
         yield pool
+
+
+def noise(n: int, height: int = 96, width: int = 128) -> NDArray[np.uint8]:
+    """Frames (n, height, width, 3) of which none is like another, and none asks for trouble."""
+    return np.random.default_rng(n).integers(4, 256, (n, height, width, 3), dtype=np.uint8) // np.arange(
+        1, n + 1, dtype=np.uint8
+    ).reshape(n, 1, 1, 1)
 
 
 def batch_in(pool: SlotPool, slot: int, frames: NDArray[np.uint8]) -> FrameBatch:
