@@ -81,11 +81,15 @@ class ServerProcess:
     async def wait_broken(self) -> str:
         """Return what is wrong as soon as the server ended or lost a stub."""
         ended = asyncio.ensure_future(self._process.wait())
+        dead_before: frozenset[int] = frozenset()
         try:
             while not ended.done():
-                if has_dead_child(self.pid):
-                    # Seen with 2.51: the backend never starts a stub again, and the model still calls itself ready.
+                # Seen with 2.51: the backend never starts a lost stub again, and its model still calls itself ready.
+                # A stub that it ended itself, when a model is loaded anew, is gone by the next look.
+                dead = dead_children(self.pid)
+                if dead & dead_before:
                     return "a process of a model died"
+                dead_before = dead
                 await asyncio.wait([ended], timeout=HEALTH_POLL_S)
         finally:
             ended.cancel()
@@ -133,16 +137,24 @@ async def is_live(http_port: int) -> bool:
         return False
 
 
-def has_dead_child(pid: int) -> bool:
-    """Whether a child of the process ended without having been waited for; False when the process itself is gone."""
+def dead_children(pid: int) -> frozenset[int]:
+    """Children of the process that ended and have not been waited for; none when the process itself is gone."""
+    lists = [_read_proc(path) for path in Path(f"/proc/{pid}/task").glob("*/children")]
+    return frozenset(int(child) for child in " ".join(lists).split() if _state_of(child) == "Z")
+
+
+def _state_of(pid: str) -> str:
+    # The state follows the command's name, which stands in brackets and may hold anything.
+    fields = _read_proc(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
+    return fields[0] if fields else ""
+
+
+def _read_proc(path: Path) -> str:
+    """A file of /proc; "" when its process has gone meanwhile."""
     try:
-        children = [
-            child for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()
-        ]
-        # The state follows the command's name, which stands in brackets and may hold anything.
-        return any(Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] == "Z" for child in children)
+        return path.read_text()
     except (FileNotFoundError, ProcessLookupError):
-        return False
+        return ""
 
 
 def last_error_in(text: str) -> str:

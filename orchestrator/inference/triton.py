@@ -69,9 +69,11 @@ class Triton:
     async def readiness(self) -> TritonReadiness:
         """Ask Triton now, within a few seconds. Does not fail."""
         served, reasons = await self._list()
+        refusal = await self._refusal() if served else None
+        reasons += [refusal] if refusal else []
         transport_reason = self._registration.reason
         return TritonReadiness(
-            is_ready=any(status.is_ready for status in served),
+            is_ready=refusal is None and any(status.is_ready for status in served),
             reasons=tuple(reasons),
             transport="grpc" if transport_reason else "shm",
             transport_reason=transport_reason,
@@ -79,6 +81,14 @@ class Triton:
             metrics_url=self.embedded.metrics_url if self.embedded else None,
             last_error=self.embedded.last_error if self.embedded else None,
         )
+
+    async def _refusal(self) -> str | None:
+        """Why frames cannot travel at all; finding out also settles how they do."""
+        try:
+            await self._registration.name()
+        except InferenceError as exc:
+            return str(exc)
+        return None
 
     async def _list(self) -> tuple[list[ModelStatus], list[str]]:
         """What Triton serves, and what is wrong with it."""

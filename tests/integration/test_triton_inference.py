@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
+from tritonclient.grpc import service_pb2
 
 from orchestrator.errors import (
     InferenceError,
@@ -19,7 +20,9 @@ from orchestrator.errors import (
     SharedMemoryRefusedError,
     TritonTimeoutError,
 )
+from orchestrator.inference.connection import open_connection
 from orchestrator.inference.retrying import Retrying
+from orchestrator.inference.slot_region import RegionRegistration
 from orchestrator.settings import Transport
 from orchestrator.telemetry import Metrics
 from orchestrator.video.slots import SlotPool
@@ -101,6 +104,42 @@ async def test_shm_insists(embedded_triton: RunningTriton, slots: SlotPool) -> N
         model = await triton.catalogue.find(MEAN_COLOUR)
         with pytest.raises(SharedMemoryRefusedError, match="TRIREEL_TRANSPORT=auto"):
             await triton.model.infer(model, batch_in(slots, 0, noise(1)))
+        readiness = await triton.readiness()
+    assert not readiness.is_ready
+    assert "Triton refused shared memory" in readiness.reasons[0]
+
+
+async def test_readiness_knows_the_transport_before_the_first_batch(embedded_triton: RunningTriton) -> None:
+    async with reaching(embedded_triton.settings, UnreachableRegion(), transport="auto") as triton:
+        await triton.wait_connected()
+        assert (await triton.readiness()).transport == "grpc"
+
+
+async def test_a_region_that_triton_was_told_to_forget_is_registered_again(
+    embedded_triton: RunningTriton, slots: SlotPool
+) -> None:
+    async with (
+        reaching(embedded_triton.settings, slots, transport="shm") as triton,
+        open_connection(embedded_triton.grpc_url) as stranger,
+    ):
+        model = await triton.catalogue.find(MEAN_COLOUR)
+        await triton.model.infer(model, batch_in(slots, 0, noise(1)))
+        everything = service_pb2.SystemSharedMemoryUnregisterRequest()
+        await stranger.call("SystemSharedMemoryUnregister", lambda: everything, timeout_s=5)
+        assert not is_mapped_by(embedded_triton.pid, slots)
+        assert (await triton.model.infer(model, batch_in(slots, 0, noise(2)))).shape == (2, 300, 6)
+
+
+async def test_a_region_that_triton_still_knows_counts_as_registered(
+    embedded_triton: RunningTriton, slots: SlotPool
+) -> None:
+    async with open_connection(embedded_triton.grpc_url) as connection:
+        registration = RegionRegistration(connection, slots, "shm")
+        name = await registration.name()
+        registration.forget()
+        assert await registration.name() == name
+        await registration.unregister()
+    assert not is_mapped_by(embedded_triton.pid, slots)
 
 
 async def test_a_failing_model_fails_its_request_at_once(embedded_triton: RunningTriton, slots: SlotPool) -> None:
