@@ -12,7 +12,7 @@ VIDEO ?= export/demo/clip.mp4
 MODEL ?= demo_shapes
 TESTS ?= tests/unit tests/contract tests/integration tests/e2e
 
-# Bytecode is left to the first import, which compiles a fraction of what is installed: 62 s instead of 108 on a busy machine.
+# Bytecode is left to the first import, which compiles a fraction of it: 62 s instead of 108 on a busy machine.
 PIP_INSTALL = bin/python -m pip -qq --disable-pip-version-check --no-input install --progress-bar off --no-compile
 HASHED = $(PIP_INSTALL) --require-hashes
 
@@ -39,10 +39,13 @@ serve: $(SERVE) $(TRITON) ## the API on http://127.0.0.1:8080, with a Triton of 
 	.venv/bin/trireel serve
 
 .PHONY: model
-model: $(SERVE) $(TRITON) $(EXPORT) ## export, certify and publish: WEIGHTS=yolo11n.pt NAME=yolo11n [FRAMES=folder]
+model: model-arguments $(TRITON) $(EXPORT) ## export, certify and publish: WEIGHTS=yolo11n.pt NAME=yolo11n [FRAMES=folder]
+	.venv-export/bin/python -m export "$(WEIGHTS)" "$(NAME)" $(if $(FRAMES),--frames "$(FRAMES)")
+
+.PHONY: model-arguments
+model-arguments:
 	@test -n "$(WEIGHTS)" || { echo "make model: WEIGHTS=file.pt is missing" >&2; exit 2; }
 	@test -n "$(NAME)" || { echo "make model: NAME=name is missing" >&2; exit 2; }
-	.venv-export/bin/python -m export --weights "$(WEIGHTS)" --name "$(NAME)" $(if $(FRAMES),--frames "$(FRAMES)")
 
 .PHONY: test
 test: $(DEV) $(TRITON) ## all tests but those of the export: [TESTS=tests/unit]

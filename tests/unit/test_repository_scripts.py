@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -72,3 +73,18 @@ def test_a_whole_python_is_found(tmp_path: Path) -> None:
     answer = find_python("triton", path=os.environ["PATH"], python=str(fake))
     assert answer.stdout.strip() == str(fake)
     assert answer.stderr == ""
+
+
+def test_every_make_command_that_a_document_names_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    documents = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+    named = {name for path in documents for name in re.findall(r"(?:`|\$ )make ([a-z-]+)", path.read_text())}
+    assert {"demo", "test"} <= named
+    assert named - targets == set()
+
+
+def test_make_refuses_an_export_without_weights_before_it_installs_anything() -> None:
+    answer = subprocess.run(["make", "model", "NAME=x"], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert answer.returncode != 0
+    assert "WEIGHTS=file.pt is missing" in answer.stderr
+    assert "Setting up" not in answer.stdout
