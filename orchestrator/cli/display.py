@@ -66,7 +66,7 @@ class LineDisplay:
 
 
 class BarDisplay:
-    """Draws one bar for the upload and one for the job, each once it begins."""
+    """Draws a bar for the upload, and in its place one for the job once that begins."""
 
     def __init__(self, bars: Progress) -> None:
         self._bars = bars
@@ -88,6 +88,8 @@ class BarDisplay:
 
     def _bar(self) -> TaskID:
         if self._job is None:
+            if self._upload is not None:
+                self._bars.update(self._upload, visible=False)
             # Without a total the bar pulses: how many frames there are is known once the video is indexed.
             self._job = self._bars.add_task("queued", total=None, counts="")
         return self._job

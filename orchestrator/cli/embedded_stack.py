@@ -144,9 +144,9 @@ def _wait_until_ready(client: Client, process: subprocess.Popen[bytes], log_path
 def _start_error(code: int, log_path: Path) -> SettingsError | StackStartError:
     """Why the server ended, by the last line of its log."""
     lines = log_path.read_text(errors="replace").strip().splitlines()
-    last_line = lines[-1] if lines else "it wrote no log"
+    last_line = lines[-1].removeprefix("trireel: ") if lines else "it wrote no log"
     if code == WRONG_USAGE:
-        return SettingsError(last_line.removeprefix("trireel: ").removeprefix(f"{SettingsError.code}: "))
+        return SettingsError(last_line.removeprefix(f"{SettingsError.code}: "))
     return StackStartError(f"the embedded stack ended with {code} while starting: {last_line}")
 
 

@@ -33,7 +33,7 @@ def list_jobs(states: tuple[str, ...], model: str | None, limit: int, url: str, 
     if as_json:
         echo_json(page)
         return
-    from orchestrator.cli.tables import job_table
+    from orchestrator.cli.terminal_tables import job_table
 
     if page.items:
         open_console().print(job_table(page.items))
@@ -55,7 +55,7 @@ def status(job_id: str, url: str, as_json: bool) -> None:
     if as_json:
         echo_json(job)
         return
-    from orchestrator.cli.tables import job_details
+    from orchestrator.cli.terminal_tables import job_details
 
     open_console().print(job_details(job))
 
@@ -119,7 +119,7 @@ def list_models(url: str, as_json: bool) -> None:
     if as_json:
         echo_json({"items": models})
         return
-    from orchestrator.cli.tables import model_table
+    from orchestrator.cli.terminal_tables import model_table
 
     if models:
         open_console().print(model_table(models))

@@ -70,8 +70,8 @@ def infer(client: Client, video: str, request: JobOptions, display: Display) -> 
     try:
         return follow_to_end(client, job.id, display)
     except KeyboardInterrupt:
-        client.cancel(job.id)
-        click.echo(f"trireel: interrupted; job {job.id} is cancelled", err=True)
+        state = client.cancel(job.id).state
+        click.echo(f"trireel: interrupted; job {job.id} is {state}", err=True)
         raise
 
 
@@ -103,7 +103,7 @@ def frames_in(file: BinaryIO) -> Iterator[FrameAnswer]:
 
 def show(job: JobAnswer, findings: list[ClassFinding], path: Path, *, as_json: bool) -> None:
     from orchestrator.cli.output import echo_json, open_console
-    from orchestrator.cli.tables import finding_table
+    from orchestrator.cli.terminal_tables import finding_table
 
     if as_json:
         echo_json({"job": job, "found": findings, "results": str(path)})

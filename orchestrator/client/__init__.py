@@ -1,4 +1,13 @@
-"""The typed client of the REST API, with and without an event loop; also importable as `trireel`."""
+"""The typed client of the REST API, with and without an event loop; also importable as `trireel`.
+
+with Client() as client:
+    video = client.upload("clip.mp4")
+    job = client.submit(SubmitJob(video_id=video.id, model="yolo11n"))
+    for event in client.follow(job.id):
+        print(event.kind, event.body)
+    for frame in client.frames(job.id, view=ViewQuery(conf=0.4)):
+        print(frame.frame_index, len(frame.detections))
+"""
 
 from __future__ import annotations
 

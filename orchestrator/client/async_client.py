@@ -64,13 +64,13 @@ class AsyncClient:
         await self.aclose()
 
     async def upload(
-        self, path: Path, *, file_name: str | None = None, on_progress: OnProgress | None = None
+        self, path: Path | str, *, file_name: str | None = None, on_progress: OnProgress | None = None
     ) -> VideoAnswer:
         """Send a video file, read from disk piece by piece. file_name: what to call it there, unless its own."""
-        with path.open("rb") as file:
+        with await asyncio.to_thread(_open, Path(path)) as file:
             size_bytes = os.fstat(file.fileno()).st_size
             meter = ProgressMeter(on_progress, total_bytes=size_bytes)
-            return await self._ask(calls.upload(file_name or path.name, size_bytes), body=_pieces(file, meter))
+            return await self._ask(calls.upload(file_name or Path(path).name, size_bytes), body=_pieces(file, meter))
 
     async def video(self, video_id: str) -> VideoAnswer:
         return await self._ask(calls.video(video_id))
@@ -211,6 +211,10 @@ class AsyncClient:
                 yield response
             finally:
                 await response.aclose()
+
+
+def _open(path: Path) -> BinaryIO:
+    return path.open("rb")
 
 
 async def _pieces(file: BinaryIO, meter: ProgressMeter) -> AsyncIterator[bytes]:

@@ -66,12 +66,14 @@ class Client:
     ) -> None:
         self.close()
 
-    def upload(self, path: Path, *, file_name: str | None = None, on_progress: OnProgress | None = None) -> VideoAnswer:
+    def upload(
+        self, path: Path | str, *, file_name: str | None = None, on_progress: OnProgress | None = None
+    ) -> VideoAnswer:
         """Send a video file, read from disk piece by piece. file_name: what to call it there, unless its own."""
-        with path.open("rb") as file:
+        with Path(path).open("rb") as file:
             size_bytes = os.fstat(file.fileno()).st_size
             meter = ProgressMeter(on_progress, total_bytes=size_bytes)
-            return self._ask(calls.upload(file_name or path.name, size_bytes), body=_pieces(file, meter))
+            return self._ask(calls.upload(file_name or Path(path).name, size_bytes), body=_pieces(file, meter))
 
     def video(self, video_id: str) -> VideoAnswer:
         return self._ask(calls.video(video_id))
