@@ -23,9 +23,9 @@ from orchestrator.web.streaming import SEND_TIMEOUT_S, iterating
 log = structlog.get_logger()
 
 DONE: Final = "done"
-# Close codes: of RFC 6455, and 4000 + the HTTP status that the same error has elsewhere.
+# Close codes: registered ones (1012: connect again), and 4000 + the HTTP status that the same error has elsewhere.
 ALL_TOLD: Final = 1000
-GOING_AWAY: Final = 1001
+SERVICE_RESTART: Final = 1012
 POLICY_VIOLATED: Final = 1008
 ERROR_BASE: Final = 4000
 # What a client says is not read; one that goes on talking is shown the door.
@@ -55,7 +55,7 @@ async def follow_job_socket(
     last_event_id: FromQuery[str | None] = None,
     boxes: FromQuery[str | None] = None,
 ) -> None:
-    """Send the job's events until `done`. An unknown job closes with 4404, a bad id with 4422, a stop with 1001."""
+    """Send the job's events until `done`. An unknown job closes with 4404, a bad id with 4422, a stop with 1012."""
     await socket.accept()
     with services.metrics.event_streams.labels("ws").track_inprogress():
         try:
@@ -103,7 +103,7 @@ async def _send_events(
     except OSError:
         # uvicorn says so when the client left between two messages.
         return None
-    return Close(ALL_TOLD, "done") if is_done else Close(GOING_AWAY, "the server stops, or the job was deleted")
+    return Close(ALL_TOLD, "done") if is_done else Close(SERVICE_RESTART, "the server stops, or the job was deleted")
 
 
 async def _listen(socket: WebSocket[object, object, State]) -> Close | None:

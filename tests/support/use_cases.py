@@ -53,15 +53,12 @@ class VideosInMemory:
     world: World
 
     async def receive(self, chunks: AsyncIterator[bytes], *, file_name: str, owner: str) -> Video:
-        self.world.open_uploads += 1
-        try:
+        with self.world.upload():
             content = b""
             async for chunk in chunks:
                 content += chunk
                 if len(content) > self.world.max_upload_bytes:
                     raise UploadTooLargeError(f"over {self.world.max_upload_bytes} bytes")
-        finally:
-            self.world.open_uploads -= 1
         if not content:
             raise UploadEmptyError("the upload is empty")
         if not content.startswith(b"VIDEO"):
@@ -224,8 +221,7 @@ class ResultsInMemory:
     ) -> AsyncIterator[DetectionBlock]:
         """Two frames a block; with `follow`, the second block comes only once the job has ended."""
         shown = apply_view(self.world.candidates, header.view, CARD)
-        self.world.open_streams += 1
-        try:
+        with self.world.stream():
             for begin in (0, 2):
                 if begin and follow:
                     async with self.world.moved:
@@ -237,8 +233,6 @@ class ResultsInMemory:
                     failed={1: "decode_error"} if 1 in frames else {},
                     detections=shown.take(np.isin(shown.frame_index, frames)),
                 )
-        finally:
-            self.world.open_streams -= 1
 
 
 @dataclass(slots=True)
@@ -282,8 +276,7 @@ class FollowingInMemory:
         return self.world.is_stopping or bool(self._new(job_ids, last_id))
 
     async def _events(self, job_ids: Sequence[str] | None, last_id: int) -> AsyncIterator[StreamEvent | None]:
-        self.world.open_streams += 1
-        try:
+        with self.world.stream():
             while not self.world.is_stopping:
                 for event in self._new(job_ids, last_id):
                     last_id = event.id or last_id
@@ -294,8 +287,6 @@ class FollowingInMemory:
                             await self.world.moved.wait_for(partial(self._is_news, job_ids, last_id))
                     except TimeoutError:
                         yield None
-        finally:
-            self.world.open_streams -= 1
 
 
 @dataclass(slots=True)

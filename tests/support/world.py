@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
@@ -71,8 +72,35 @@ class World:
     is_triton_up: bool = True
     open_uploads: int = 0
     open_streams: int = 0
+    counted: asyncio.Event = field(default_factory=asyncio.Event)
     moved: asyncio.Condition = field(default_factory=asyncio.Condition)
     is_stopping: bool = False
+
+    @contextmanager
+    def upload(self) -> Iterator[None]:
+        self.open_uploads += 1
+        self.counted.set()
+        try:
+            yield
+        finally:
+            self.open_uploads -= 1
+            self.counted.set()
+
+    @contextmanager
+    def stream(self) -> Iterator[None]:
+        self.open_streams += 1
+        self.counted.set()
+        try:
+            yield
+        finally:
+            self.open_streams -= 1
+            self.counted.set()
+
+    async def until(self, is_so: Callable[[], bool]) -> None:
+        """Wait for uploads or streams to be opened or closed until something is so."""
+        while not is_so():
+            self.counted.clear()
+            await self.counted.wait()
 
     def video(self, video_id: str) -> Video:
         if video_id not in self.videos:
