@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Writes the exact pins anew. Needs the development environment; see CONTRIBUTING.md.
+# One version of each package for both Pythons, so that what CI tests with 3.11 is what runs with 3.12.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 compile() {
-  uv pip compile --quiet --python-version 3.11 --universal --no-emit-index-url --no-header "$@"
+  uv pip compile --quiet --python-version 3.11 --universal --fork-strategy fewest --no-emit-index-url --no-header "$@"
 }
 compile --generate-hashes pyproject.toml --output-file requirements/serve.txt
 compile --generate-hashes --constraint requirements/serve.txt requirements/build.in --output-file requirements/build.txt
