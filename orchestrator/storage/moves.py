@@ -68,10 +68,10 @@ async def tell(
     now: datetime,
 ) -> None:
     """Append events, of a job or of a run."""
-    for kind, body in drafts:
-        await connection.execute(
-            insert(events).values(kind=kind, job_id=job_id, run_id=run_id, body=body, created_at=now)
-        )
+    rows = [
+        {"kind": kind, "job_id": job_id, "run_id": run_id, "body": body, "created_at": now} for kind, body in drafts
+    ]
+    await connection.execute(insert(events), rows)
 
 
 async def is_wanted(connection: AsyncConnection, run_id: str) -> bool:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import RowMapping, func, insert, select, update
+from sqlalchemy import ColumnElement, RowMapping, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestrator.core.commitment import committed_run
@@ -24,6 +24,9 @@ from orchestrator.storage.threads import Threads
 
 # Segments read in one transaction: few enough to stay small in memory, and no transaction waits for a slow reader.
 SEGMENTS_A_READ: Final = 8
+# More than any segment's number.
+NO_GAP: Final = 2**31 - 1
+gap: Final = segments.alias("gap")
 
 
 class SqlPartStore:
@@ -51,21 +54,23 @@ class SqlPartStore:
         """As `ports.PartStore.read`. Raises PartsMovedError when the run was finalized meanwhile."""
         number = -1
         while rows := await self._committed_after(run_id, number, first_frame=first_frame, last_frame=last_frame):
-            for row in rows:
-                if row["body"] is None:
-                    raise PartsMovedError(f"the candidates of {run_id} have moved to the archive; read on from there")
-                candidates = await self._threads.run(decode_part, row["body"])
-                yield candidates.within(first_frame, last_frame)
+            bodies = [row["body"] for row in rows]
+            if None in bodies:
+                raise PartsMovedError(f"the candidates of {run_id} have moved to the archive; read on from there")
+            candidates = await self._threads.run(_decode_parts, bodies)
+            yield candidates.within(first_frame, last_frame)
             number = rows[-1]["number"]
 
     async def complete_through(self, run_id: str) -> int | None:
+        last = (
+            select(segments.c.last_frame)
+            .where(segments.c.run_id == run_id, *_before_the_first_gap(run_id))
+            .order_by(segments.c.number.desc())
+            .limit(1)
+        )
         async with self._database.read() as connection:
-            end = await _first_missing(connection, run_id)
-            committed = select(func.max(segments.c.last_frame)).where(segments.c.run_id == run_id)
-            if end is not None:
-                committed = committed.where(segments.c.number == end - 1)
-            frame: int | None = (await connection.execute(committed)).scalar()
-            return frame
+            frame: int | None = (await connection.execute(last)).scalar()
+        return frame
 
     async def failed_frames(self, run_id: str) -> Mapping[int, str]:
         failed = (
@@ -84,16 +89,18 @@ class SqlPartStore:
         wanted = (
             select(segments.c.number, parts.c.body)
             .outerjoin(parts, (parts.c.run_id == segments.c.run_id) & (parts.c.segment == segments.c.number))
-            .where(segments.c.run_id == run_id, segments.c.number > number, segments.c.last_frame >= first_frame)
+            .where(
+                segments.c.run_id == run_id,
+                segments.c.number > number,
+                segments.c.last_frame >= first_frame,
+                *_before_the_first_gap(run_id),
+            )
             .order_by(segments.c.number)
             .limit(SEGMENTS_A_READ)
         )
         if last_frame is not None:
             wanted = wanted.where(segments.c.first_frame <= last_frame)
         async with self._database.read() as connection:
-            end = await _first_missing(connection, run_id)
-            if end is not None:
-                wanted = wanted.where(segments.c.number < end)
             return list((await connection.execute(wanted)).mappings())
 
 
@@ -129,10 +136,14 @@ async def _close_segment(connection: AsyncConnection, lease: Lease, segment: Row
     )
 
 
-async def _first_missing(connection: AsyncConnection, run_id: str) -> int | None:
-    """Number of the first segment that is not committed; None when there is none."""
-    numbers = []
+def _before_the_first_gap(run_id: str) -> list[ColumnElement[bool]]:
+    """That a segment comes before the first one that is not committed: one look-up in the index for each state."""
+    gaps = []
     for state in (SegmentState.OPEN, SegmentState.LEASED):
-        lowest = select(func.min(segments.c.number)).where(segments.c.run_id == run_id, segments.c.state == state)
-        numbers.append((await connection.execute(lowest)).scalar())
-    return min((number for number in numbers if number is not None), default=None)
+        lowest = select(func.min(gap.c.number)).where(gap.c.run_id == run_id, gap.c.state == state).scalar_subquery()
+        gaps.append(segments.c.number < func.coalesce(lowest, NO_GAP))
+    return gaps
+
+
+def _decode_parts(bodies: Sequence[bytes]) -> Candidates:
+    return Candidates.concatenate([decode_part(body) for body in bodies])

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, RowMapping, and_, delete, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestrator.core.commitment import merged
@@ -93,9 +93,9 @@ class SqlRunStore:
         async with self._database.write() as connection:
             for contender in fairest_first(await _contenders(connection)):
                 preferred = after[1] + 1 if after is not None and after[0] == contender.run_id else None
-                number = await _free_segment(connection, contender.run_id, preferred=preferred, now=now)
-                if number is not None:
-                    return await _lease(connection, contender, number, until=until)
+                segment = await _free_segment(connection, contender.run_id, preferred=preferred, now=now)
+                if segment is not None:
+                    return await _lease(connection, contender, segment, until=until)
         return None
 
     async def renew(self, lease: Lease, *, until: datetime) -> None:
@@ -186,38 +186,37 @@ async def _contenders(connection: AsyncConnection) -> list[Contender]:
 
 async def _free_segment(
     connection: AsyncConnection, run_id: str, *, preferred: int | None, now: datetime
-) -> int | None:
+) -> RowMapping | None:
     """The preferred segment if it is free, else the first one that is, else None."""
+    is_open = segments.c.state == SegmentState.OPEN
     is_expired = and_(segments.c.state == SegmentState.LEASED, segments.c.leased_until <= now)
-    if preferred is not None:
-        is_preferred = and_(segments.c.run_id == run_id, segments.c.number == preferred)
-        free = select(segments.c.number).where(is_preferred, or_(segments.c.state == SegmentState.OPEN, is_expired))
-        if (await connection.execute(free)).first() is not None:
-            return preferred
-    # Two look-ups in the index by state; one with OR would walk all committed segments.
+    # Two look-ups in the index by state; a plain OR would walk all committed segments.
     lowest = select(func.min(segments.c.number)).where(segments.c.run_id == run_id)
-    found = [
-        (await connection.execute(lowest.where(condition))).scalar()
-        for condition in (segments.c.state == SegmentState.OPEN, is_expired)
-    ]
-    return min((number for number in found if number is not None), default=None)
+    places = [lowest.where(condition).scalar_subquery() for condition in (is_open, is_expired)]
+    free = (
+        select(segments)
+        .where(segments.c.run_id == run_id, segments.c.number.in_([*places, preferred]), or_(is_open, is_expired))
+        .order_by(segments.c.number != preferred, segments.c.number)
+        .limit(1)
+    )
+    return (await connection.execute(free)).mappings().one_or_none()
 
 
-async def _lease(connection: AsyncConnection, contender: Contender, number: int, *, until: datetime) -> LeasedSegment:
-    is_segment = and_(segments.c.run_id == contender.run_id, segments.c.number == number)
-    segment = (await connection.execute(select(segments).where(is_segment))).mappings().one()
+async def _lease(
+    connection: AsyncConnection, contender: Contender, segment: RowMapping, *, until: datetime
+) -> LeasedSegment:
     plan = to_plan(segment)
     attempt = segment["attempt"] + 1
     strikes = segment["strikes"] + (segment["state"] is SegmentState.LEASED)
     await connection.execute(
         update(segments)
-        .where(is_segment)
+        .where(segments.c.run_id == contender.run_id, segments.c.number == plan.number)
         .values(state=_leased_from(segment["state"]), attempt=attempt, strikes=strikes, leased_until=until)
     )
     run = await load_run(connection, contender.run_id)
     run = replace(run, virtual_time=charged(contender, plan.frame_count))
     await connection.execute(update(runs).where(runs.c.id == run.id).values(virtual_time=run.virtual_time))
-    return LeasedSegment(lease=Lease(run.id, number, attempt, until), plan=plan, run=run, strikes=strikes)
+    return LeasedSegment(lease=Lease(run.id, plan.number, attempt, until), plan=plan, run=run, strikes=strikes)
 
 
 def _leased_from(state: SegmentState) -> SegmentState:
