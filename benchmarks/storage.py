@@ -1,0 +1,192 @@
+"""What storage costs: `python -m benchmarks.storage [folder]`, on SQLite in a folder of its own.
+
+Prints medians and 95th percentiles in milliseconds. The run is 100,000 frames of 30 candidates in segments of 64.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from orchestrator.core.contract import ModelCard
+from orchestrator.core.records import Job, SegmentReport, SegmentResult, Video
+from orchestrator.core.types import (
+    Candidates,
+    FrameStamp,
+    IndexReport,
+    JobSpec,
+    ModelVersion,
+    RunSpec,
+    Sampling,
+    SegmentPlan,
+    StageSeconds,
+    VideoHeader,
+)
+from orchestrator.settings import StorageSettings
+from orchestrator.storage.stores import Stores, open_stores
+
+FRAMES: Final = 100_000
+SEGMENT_FRAMES: Final = 64
+PER_FRAME: Final = 30
+PAGE_FRAMES: Final = 1000
+NOW: Final = datetime(2026, 1, 1, tzinfo=UTC)
+CARD: Final = ModelCard(
+    class_names=("car",),
+    stride=32,
+    imgsz=640,
+    floor=0.05,
+    iou=0.7,
+    precision="float32",
+    digest="d" * 64,
+    weights_sha256="e" * 64,
+    certificate="passed",
+)
+
+
+@dataclass(slots=True)
+class Times:
+    """Wall times by what took them."""
+
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+
+    @contextmanager
+    def of(self, what: str) -> Iterator[None]:
+        started_s = time.perf_counter()
+        yield
+        self.seconds.setdefault(what, []).append(time.perf_counter() - started_s)
+
+    def lines(self) -> Iterator[str]:
+        for what, seconds in self.seconds.items():
+            median_ms, late_ms = 1000 * np.percentile(seconds, [50, 95])
+            yield f"{what:34} {median_ms:9.2f} ms median {late_ms:9.2f} ms p95   n={len(seconds)}"
+
+
+def drifting_boxes(frames: range, rng: np.random.Generator) -> Candidates:
+    """`PER_FRAME` boxes in each frame that move by a pixel or two, with the noise of real answers."""
+    shape = (len(frames), PER_FRAME)
+    corners = np.linspace(0, 700, PER_FRAME * 4).reshape(PER_FRAME, 4)
+    index = np.repeat(np.array(frames, np.int32), PER_FRAME)
+    return Candidates(
+        frame_index=index,
+        pts_ms=40.0 * index.astype(np.float64),
+        class_ids=rng.integers(0, 80, len(index)).astype(np.int16),
+        confidence=-np.sort(-rng.uniform(0.05, 0.95, shape), axis=1).astype(np.float32).ravel(),
+        boxes_xyxy=(corners + rng.normal(0, 1.5, (*shape, 4))).astype(np.float32).reshape(-1, 4),
+    )
+
+
+async def submit(stores: Stores, times: Times) -> Job:
+    header = VideoHeader(
+        container="mp4",
+        codec="h264",
+        width_px=768,
+        height_px=432,
+        rotation_deg=0,
+        is_mirrored=False,
+        duration_s_hint=None,
+        fps_hint=None,
+    )
+    video = Video(id="vid_1", owner="", sha256="a" * 64, size_bytes=1, file_name="a.mp4", header=header, created_at=NOW)
+    await stores.videos.add(video)
+    report = IndexReport(frame_count=FRAMES, duration_s=4000.0, fps=25.0, is_vfr=False)
+    await stores.videos.set_indexed(video.id, report)
+    for every_nth in range(2, 52):
+        spec = JobSpec(run=RunSpec("a" * 64, ModelVersion("cars", 1, CARD.digest), Sampling(every_nth=every_nth)))
+        with times.of("submit a job (new run)"):
+            await stores.jobs.submit(spec, card=CARD, video_id=video.id, owner="", now=NOW)
+    spec = JobSpec(run=RunSpec("a" * 64, ModelVersion("cars", 1, CARD.digest), Sampling()), priority=100)
+    job = await stores.jobs.submit(spec, card=CARD, video_id=video.id, owner="", now=NOW)
+    await stores.jobs.admit(max_running=20, now=NOW)
+    return job
+
+
+async def work(stores: Stores, times: Times) -> None:
+    """Lease and commit every segment."""
+    rng = np.random.default_rng(0)
+    after = None
+    while True:
+        with times.of("lease a segment"):
+            leased = await stores.runs.lease_next(after=after, now=NOW, until=NOW + timedelta(seconds=60))
+        if leased is None:
+            return
+        after = leased.run.id, leased.plan.number
+        frames = range(leased.plan.first_sample, leased.plan.last_sample + 1)
+        result = SegmentResult(
+            candidates=drifting_boxes(frames, rng),
+            stamps=tuple(FrameStamp(frame, 40.0 * frame) for frame in frames),
+            report=SegmentReport(),
+            seconds=StageSeconds(),
+        )
+        with times.of(f"commit a part of {SEGMENT_FRAMES} x {PER_FRAME}"):
+            await stores.parts.commit(leased.lease, result, now=NOW)
+
+
+async def read_pages(pages: AsyncIterator[AsyncIterator[Candidates]], times: Times, what: str) -> None:
+    async for page in pages:
+        with times.of(what):
+            found = Candidates.concatenate([piece async for piece in page])
+        assert len(found) == PAGE_FRAMES * PER_FRAME
+
+
+async def measure(stores: Stores, times: Times) -> None:
+    job = await submit(stores, times)
+    plans = [
+        SegmentPlan(number, start, min(start + SEGMENT_FRAMES, FRAMES) - 1, None)
+        for number, start in enumerate(range(0, FRAMES, SEGMENT_FRAMES))
+    ]
+    with times.of(f"open a run of {len(plans)} segments"):
+        await stores.runs.open(job.run_id, plans=plans, skipped=0, warnings=(), notes=())
+    await work(stores, times)
+
+    async def pages(store: object) -> AsyncIterator[AsyncIterator[Candidates]]:
+        for first in range(500, FRAMES - PAGE_FRAMES, 4777):
+            yield store.read(job.run_id, first_frame=first, last_frame=first + PAGE_FRAMES - 1)  # type: ignore[attr-defined]
+
+    await read_pages(pages(stores.parts), times, f"page of {PAGE_FRAMES} frames, parts")
+    await stores.runs.to_finalize()
+    with times.of("archive the run"):
+        await stores.archive.write(job.run_id, stores.parts.read(job.run_id, first_frame=0, last_frame=None))
+    with times.of("succeed and delete the parts"):
+        await stores.runs.succeed(job.run_id, now=NOW)
+    await read_pages(pages(stores.archive), times, f"page of {PAGE_FRAMES} frames, archive")
+    with times.of("all events of the job"):
+        await stores.events.after(job, last_id=0, limit=10_000)
+
+
+def sizes(folder: Path) -> Iterator[str]:
+    for name in ("candidates.parquet", "trireel.db"):
+        stored_bytes = sum(path.stat().st_size for path in folder.rglob(name))
+        yield f"{name:34} {stored_bytes / 1e6:9.1f} MB"
+
+
+async def main(folder: Path) -> None:
+    times = Times()
+    settings = StorageSettings(
+        database_url=f"sqlite+aiosqlite:///{folder}/trireel.db", data_dir=folder, max_upload_bytes=2**40
+    )
+    with times.of("open all stores, first time"):
+        async with open_stores(settings):
+            pass
+    async with open_stores(settings) as stores:
+        await measure(stores, times)
+        async with stores.files.receive() as incoming:
+            chunk = bytes(64 * 1024)
+            for _ in range(2000):
+                with times.of("write 64 KiB of an upload"):
+                    await incoming.write(chunk)
+    sys.stdout.write("\n".join([*times.lines(), *sizes(folder)]) + "\n")
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory(dir=sys.argv[1] if len(sys.argv) > 1 else None) as own_folder:
+        asyncio.run(main(Path(own_folder)))
