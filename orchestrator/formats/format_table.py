@@ -30,7 +30,7 @@ FORMATS: Final[Mapping[str, Format]] = {
     for known in (
         Format("json", "application/json", ".json", encode_json),
         Format("ndjson", "application/x-ndjson", ".ndjson", encode_ndjson),
-        Format("csv", "text/csv; charset=utf-8; header=present", ".csv", encode_csv),
+        Format("csv", "text/csv", ".csv", encode_csv),
         Format("parquet", "application/vnd.apache.parquet", ".parquet", encode_parquet),
     )
 }

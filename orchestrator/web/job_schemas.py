@@ -15,7 +15,7 @@ from orchestrator.formats.result_head import ModelName, SamplingAnswer, ViewAnsw
 from orchestrator.jobs import JobRequest, JobSnapshot
 from orchestrator.web.schemas import VIDEO_ID, FailureAnswer, VideoAnswer
 
-JOB_ID: Final = "9a0d1c2e3f403f0c9b1e7a5d4c2f8e6b"
+JOB_ID: Final = "job_me8ngiNttRH0u4qcNJ7b9Q"
 # Beyond any video; without a bound, a number that no database column holds would get past the door.
 Seconds: TypeAlias = Annotated[float, Meta(le=10_000_000)]
 Count: TypeAlias = Annotated[int, Meta(le=1_000_000_000)]

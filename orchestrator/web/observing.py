@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -43,6 +44,13 @@ class Observed:
         exchange = _Exchange(scope, receive, send)
         try:
             await self.app(scope, exchange.receive, exchange.send)
+        except asyncio.CancelledError:
+            log.info("request cut off: the server stops")
+            raise
+        except Exception as exc:
+            # Too late for an answer: raising is how the server learns to break the connection off.
+            log.error("answer broken off", exc_info=exc)
+            raise
         finally:
             exchange.tell(self.metrics)
 

@@ -12,7 +12,7 @@ from orchestrator.core.records import Failure, Video
 from orchestrator.formats.result_head import ViewAnswer
 from orchestrator.results import ResultHeader, Timeline
 
-VIDEO_ID: Final = "3f0c9b1e7a5d4c2f8e6b9a0d1c2e3f40"
+VIDEO_ID: Final = "vid_FzZqTRQrMc5OhGpX6Azc1Q"
 SHA256: Final = "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03"
 
 

@@ -22,8 +22,8 @@ from orchestrator.web.app import build_app
 log = structlog.get_logger()
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
-# Of the grace period; handing segments back and stopping Triton need the rest.
-CONNECTIONS_SHARE: Final = 0.25
+# Of the grace period, for what is still being answered; handing segments back and stopping Triton need the rest.
+CONNECTIONS_SHARE: Final = 0.125
 # How long handlers that were cancelled get to clean up.
 UNWIND_S: Final = 1.0
 BACKLOG: Final = 2048
@@ -167,6 +167,7 @@ def _config(services: Services) -> uvicorn.Config:
         server_header=False,
         access_log=False,
         log_config=None,
-        log_level="warning",
+        # It would tell, without our fields, what `observing` tells with them.
+        log_level="critical",
         timeout_graceful_shutdown=http.stop_timeout_s * CONNECTIONS_SHARE,  # type: ignore[arg-type]  # only waited for
     )

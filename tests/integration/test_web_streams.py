@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import httpx
+import numpy as np
 import pytest
+import structlog
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
@@ -258,3 +261,14 @@ async def test_a_dropped_socket_takes_its_subscription_along() -> None:
             socket.transport.abort()
         await world.until(lambda: world.open_streams == 0)
         assert 'trireel_event_streams{kind="ws"} 0.0' in (await http.get("/metrics")).text
+
+
+async def test_an_answer_that_breaks_off_is_an_error_to_the_client_and_told_in_the_log() -> None:
+    world = World()
+    async with running(world) as server, client_of(server) as http:
+        job_id = await submit(http)
+        world.candidates = replace(world.candidates, class_ids=world.candidates.class_ids + np.int16(100))
+        with structlog.testing.capture_logs() as logs, pytest.raises(httpx.RemoteProtocolError):
+            await http.get(f"/v1/jobs/{job_id}/detections?format=ndjson")
+        [entry] = [entry for entry in logs if entry["log_level"] == "error"]
+        assert (entry["event"], entry["exc_info"] is not None) == ("answer broken off", True)
