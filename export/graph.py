@@ -61,12 +61,18 @@ def join_to_contract(
     prepared = onnx.compose.merge_models(
         onnx.parser.parse_model(PREPARATION), network, io_map=[("prepared", raw_input)]
     )
-    text = _suppression(class_count, floor, iou) if head is Head.ONE_TO_MANY else _selection(class_count, floor)
-    joined = onnx.compose.merge_models(prepared, onnx.parser.parse_model(text), io_map=[(raw_output, "raw")])
+    choice = build_choice(head, class_count=class_count, floor=floor, iou=iou)
+    joined = onnx.compose.merge_models(prepared, choice, io_map=[(raw_output, "raw")])
     joined.graph.name = "trireel"
     del joined.metadata_props[:]
     onnx.checker.check_model(joined, full_check=True)
     return joined
+
+
+def build_choice(head: Head, *, class_count: int, floor: float, iou: float) -> onnx.ModelProto:
+    """The graph after the network: `raw` float32 (N, 4 + class_count, anchors) -> `candidates` (N, 300, 6)."""
+    text = _suppression(class_count, floor, iou) if head is Head.ONE_TO_MANY else _selection(class_count, floor)
+    return onnx.parser.parse_model(text)
 
 
 def expose_raw(joined: onnx.ModelProto) -> onnx.ModelProto:

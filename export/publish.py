@@ -64,7 +64,20 @@ async def publish(spec: ExportSpec, triton: TritonSettings, say: Say) -> Publish
     say(f"reading {spec.weights}")
     source = load_source(spec.weights, spec.imgsz)
     say(f"{source.kind}, {len(source.class_names)} classes, {source.imgsz} px; tracing")
-    graph = build_graph(source, spec)
+    return await publish_graph(build_graph(source, spec), source, spec, triton, say)
+
+
+def build_graph(source: SourceNetwork, spec: ExportSpec) -> onnx.ModelProto:
+    """The served graph of a source network."""
+    return join_to_contract(
+        export_raw(source), head=source.head, class_count=len(source.class_names), floor=spec.floor, iou=spec.iou
+    )
+
+
+async def publish_graph(
+    graph: onnx.ModelProto, source: SourceNetwork, spec: ExportSpec, triton: TritonSettings, say: Say
+) -> PublishedVersion:
+    """Certify a graph against its source network and publish it. Raises as `publish`."""
     with TemporaryDirectory(prefix="trireel-export-") as name:
         scratch = Path(name)
         built = scratch / "models" / spec.name / "1"
@@ -90,13 +103,6 @@ async def publish(spec: ExportSpec, triton: TritonSettings, say: Say) -> Publish
         card=card,
         certificate=certificate,
         is_loaded=await _tell_triton(triton.url, spec.name, say),
-    )
-
-
-def build_graph(source: SourceNetwork, spec: ExportSpec) -> onnx.ModelProto:
-    """The served graph of a source network."""
-    return join_to_contract(
-        export_raw(source), head=source.head, class_count=len(source.class_names), floor=spec.floor, iou=spec.iou
     )
 
 

@@ -11,6 +11,7 @@ import hashlib
 import io
 import warnings
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -35,6 +36,8 @@ DETECTOR_HEADS: Final = (Detect, v10Detect)
 UNREADABLE: Final = (TypeError, AttributeError, RuntimeError, ValueError, KeyError, EOFError, ModuleNotFoundError)
 # Ultralytics letterboxes to multiples of 32 px at least, whatever the network's own stride.
 LEAST_STRIDE: Final = 32
+# Ultralytics' suppression gives up after a while and leaves the rest of a batch without boxes.
+PATIENCE_S: Final = 600.0
 # Tracing needs some frames; sides and batch that differ from each other would show a mix-up.
 TRACED_SHAPE: Final = (2, 3, 64, 96)
 
@@ -68,13 +71,13 @@ def build_raw(detector: Any, *, is_fused: bool) -> Any:
 
 def load_source(weights: Path, imgsz: int | None) -> SourceNetwork:
     """Read a checkpoint without running code from it. Raises ExportError if it is none, or not of a detector."""
-    detector = _read_detector(weights)
+    checkpoint, detector = _read_checkpoint(weights)
     head = detector.model[-1]
     if getattr(head, "one2one_cv2", None) is not None:
         # YOLO26 and YOLOv10 carry both heads; Ultralytics 8.4.190 takes this one with `nms=False`.
         head.end2end = True
     stride = max(int(detector.stride.max()), LEAST_STRIDE)
-    chosen = imgsz or _trained_imgsz(detector)
+    chosen = imgsz or _trained_imgsz(checkpoint, detector)
     if chosen % stride:
         raise ExportError(f"imgsz {chosen} is not a multiple of the network's stride {stride}")
     names = detector.names
@@ -96,7 +99,9 @@ def answer_of_source(source: SourceNetwork, frames: NDArray[np.uint8], *, floor:
         raw = build_raw(source.detector, is_fused=False)(images)
         is_end2end = source.head is Head.ONE_TO_ONE
         rows = source.detector.model[-1].postprocess(raw.permute(0, 2, 1)) if is_end2end else raw.clone()
-        boxes = non_max_suppression(rows, floor, iou, max_det=MAX_CANDIDATES, end2end=is_end2end)
+        boxes = non_max_suppression(
+            rows, floor, iou, max_det=MAX_CANDIDATES, end2end=is_end2end, max_time_img=PATIENCE_S
+        )
     return SourceAnswer(raw=raw.numpy(), boxes=tuple(found.numpy() for found in boxes))
 
 
@@ -121,7 +126,8 @@ def export_raw(source: SourceNetwork) -> onnx.ModelProto:
     return onnxslim.slim(onnx.load_from_string(written.getvalue()))
 
 
-def _read_detector(weights: Path) -> Any:
+def _read_checkpoint(weights: Path) -> tuple[Mapping[str, Any], Any]:
+    """What the file holds, and its detector: the averaged one where there are two."""
     if not zipfile.is_zipfile(weights):
         raise ExportError(f"{weights} is not a PyTorch checkpoint, or is cut off; download or copy it again")
     try:
@@ -133,11 +139,11 @@ def _read_detector(weights: Path) -> Any:
         raise ExportError(f"{weights} is not an Ultralytics checkpoint that can be read safely: {reason}") from exc
     if type(head) not in DETECTOR_HEADS:
         raise ExportError(f"{weights} holds a {type(head).__name__} network; only detectors can be served")
-    return detector.float().eval()
+    return checkpoint, detector.float().eval()
 
 
-def _trained_imgsz(detector: Any) -> int:
-    """The size in the checkpoint's training arguments; what Ultralytics assumes where it has none."""
-    arguments = getattr(detector, "args", None) or {}
-    size = arguments.get("imgsz") if isinstance(arguments, dict) else getattr(arguments, "imgsz", None)
-    return int(size) if isinstance(size, int) else DEFAULT_IMGSZ
+def _trained_imgsz(checkpoint: Mapping[str, Any], detector: Any) -> int:
+    """The size in the training's arguments; what Ultralytics assumes where there is none."""
+    arguments = checkpoint.get("train_args") or getattr(detector, "args", None) or {}
+    size = arguments.get("imgsz") if isinstance(arguments, Mapping) else getattr(arguments, "imgsz", None)
+    return size if isinstance(size, int) else DEFAULT_IMGSZ

@@ -1,0 +1,91 @@
+"""Detectors of Ultralytics' own architectures with weights of our own: nothing is downloaded."""
+
+from __future__ import annotations
+
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, Final
+
+import cv2
+import numpy as np
+import torch
+import ultralytics
+from numpy.typing import NDArray
+from torch import nn
+from ultralytics.nn.tasks import DetectionModel
+
+from export.to_onnx import SourceNetwork, load_source
+
+CLASS_NAMES: Final = ("ant", "bee", "cat", "dog", "elk")
+# Small, since tests have the time of everybody who runs them.
+IMGSZ: Final = 160
+
+
+@cache
+def bus() -> NDArray[np.uint8]:
+    """A street scene with people, uint8 (H, W, 3) RGB; read-only."""
+    picture = cv2.imread(str(Path(ultralytics.ASSETS) / "bus.jpg"), cv2.IMREAD_COLOR)
+    assert picture is not None
+    return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+
+
+def crops(count: int, height_px: int, width_px: int) -> NDArray[np.uint8]:
+    """Different parts of a picture, uint8 (count, H, W, 3)."""
+    picture = bus()
+    rng = np.random.default_rng(0)
+    corners = [(int(rng.integers(0, 500)), int(rng.integers(0, 400))) for _ in range(count)]
+    parts = [picture[y : y + 580, x : x + 410] for y, x in corners]
+    return np.stack([np.asarray(cv2.resize(part, (width_px, height_px)), dtype=np.uint8) for part in parts])
+
+
+def write_checkpoint(path: Path, kind: str, *, imgsz: int = IMGSZ) -> Path:
+    """Write a checkpoint of a `kind` such as "yolo11n" whose random weights find a crowd of boxes in pictures."""
+    torch.manual_seed(0)
+    detector = DetectionModel(f"{kind}.yaml", ch=3, nc=len(CLASS_NAMES), verbose=False)
+    _calibrate(detector)
+    _spread_answers(detector)
+    detector.names = dict(enumerate(CLASS_NAMES))
+    torch.save({"model": detector.half(), "train_args": {"task": "detect", "imgsz": imgsz}}, path)
+    return path
+
+
+def source_of(folder: Path, kind: str, *, imgsz: int = IMGSZ) -> SourceNetwork:
+    return load_source(write_checkpoint(folder / f"{kind}.pt", kind, imgsz=imgsz), None)
+
+
+def _calibrate(detector: Any) -> None:
+    """Let the norms see pictures once; untrained ones let activations fade, and every answer is alike."""
+    for module in detector.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    detector.train()
+    with torch.no_grad():
+        detector(_images())
+    detector.eval()
+
+
+def _spread_answers(detector: Any) -> None:
+    """Scale the last layers so that a few boxes in a hundred are certain and their sizes differ."""
+    head = detector.model[-1]
+    spreads = {"cv2": (0.4, 2.0), "cv3": (1.6, -5.0), "one2one_cv2": (0.4, 2.0), "one2one_cv3": (1.6, -5.0)}
+    hooks = [
+        branch[-1].register_forward_hook(partial(_scale, spread=spread, mean=mean))
+        for name, (spread, mean) in spreads.items()
+        for branch in getattr(head, name, None) or []
+    ]
+    with torch.no_grad():
+        detector(_images())
+    for hook in hooks:
+        hook.remove()
+
+
+def _scale(layer: Any, _inputs: object, answers: torch.Tensor, *, spread: float, mean: float) -> torch.Tensor:
+    """Give a layer's answers this spread and mean from now on."""
+    with torch.no_grad():
+        layer.weight *= spread / (answers - layer.bias[None, :, None, None]).std()
+        layer.bias[:] = mean
+    return answers
+
+
+def _images() -> torch.Tensor:
+    return torch.from_numpy(crops(4, 192, 320).transpose(0, 3, 1, 2).copy()).float() / 255

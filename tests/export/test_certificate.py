@@ -1,0 +1,133 @@
+"""A certificate passes what agrees with the source network and fails everything that is spoiled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+
+from export.certificate import Certificate, Infer, Verdict, certify
+from export.evidence import BATCH, Evidence, gather_evidence
+from export.graph import join_to_contract
+from export.to_onnx import SourceNetwork, answer_of_source, export_raw
+from orchestrator.core.contract import CANDIDATES, FRAMES
+from tests.export.detectors import bus, crops, source_of
+
+FLOOR, IOU = 0.05, 0.7
+CONFIDENCE = 4
+
+Spoil = Callable[[NDArray[np.float32]], None]
+
+
+@dataclass(frozen=True)
+class Exported:
+    source: SourceNetwork
+    raw: onnx.ModelProto
+    evidence: list[Evidence]
+
+    def graph(self, *, iou: float = IOU) -> onnx.ModelProto:
+        source = self.source
+        return join_to_contract(self.raw, head=source.head, class_count=len(source.class_names), floor=FLOOR, iou=iou)
+
+    def certificate(self, graph: onnx.ModelProto, infer: Infer, evidence: list[Evidence] | None = None) -> Certificate:
+        evidence = evidence or self.evidence
+        answers = [answer_of_source(self.source, item.frames, floor=FLOOR, iou=IOU) for item in evidence]
+        return asyncio.run(certify(graph, evidence, answers, infer, made_with={}))
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    source = source_of(tmp_path_factory.mktemp("weights"), "yolo11n")
+    return Exported(source, export_raw(source), gather_evidence([bus()], imgsz=source.imgsz, stride=source.stride))
+
+
+def served(graph: onnx.ModelProto, spoil: Spoil = lambda candidates: None) -> Infer:
+    """A server of `graph` that treats every answer with `spoil`."""
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+
+    def infer(frames: NDArray[np.uint8]) -> Awaitable[NDArray[np.float32]]:
+        (candidates,) = session.run([CANDIDATES], {FRAMES: frames})
+        spoil(candidates)
+        answer: asyncio.Future[NDArray[np.float32]] = asyncio.get_running_loop().create_future()
+        answer.set_result(candidates)
+        return answer
+
+    return infer
+
+
+def test_an_honest_graph_passes_on_every_position_of_the_largest_batch(exported: Exported) -> None:
+    graph = exported.graph()
+    certificate = exported.certificate(graph, served(graph))
+    assert certificate.verdict is Verdict.PASSED, certificate.reason
+    assert certificate.boxes >= 50
+    assert max(len(item.frames) for item in certificate.evidence) == BATCH
+    assert certificate.triton.boxes == certificate.graph.boxes > certificate.boxes
+
+
+def test_another_suppression_fails(exported: Exported) -> None:
+    graph = exported.graph(iou=0.3)
+    certificate = exported.certificate(graph, served(graph))
+    assert certificate.verdict is Verdict.FAILED
+    assert any("lost" in failure for failure in certificate.graph.failures)
+
+
+def test_another_network_fails(exported: Exported, tmp_path: Path) -> None:
+    other = source_of(tmp_path, "yolov8n")
+    graph = join_to_contract(
+        export_raw(other), head=other.head, class_count=len(other.class_names), floor=FLOOR, iou=IOU
+    )
+    certificate = exported.certificate(graph, served(graph))
+    assert certificate.verdict is Verdict.FAILED
+    assert certificate.raw.failures
+
+
+def only_the_first_frame(candidates: NDArray[np.float32]) -> None:
+    candidates[1:] = 0
+
+
+def weaker(candidates: NDArray[np.float32]) -> None:
+    candidates[..., CONFIDENCE] *= 0.98
+
+
+def moved(candidates: NDArray[np.float32]) -> None:
+    candidates[..., :4] += 0.5
+
+
+def without_the_best(candidates: NDArray[np.float32]) -> None:
+    candidates[:, 0] = 0
+
+
+def swapped(candidates: NDArray[np.float32]) -> None:
+    candidates[:] = candidates[::-1].copy()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "complaint"),
+    [
+        (only_the_first_frame, "position 1: lost"),
+        (weaker, "confidence moved"),
+        (moved, "IoU"),
+        (without_the_best, "lost"),
+        (swapped, "lost"),
+    ],
+)
+def test_a_server_that_answers_otherwise_fails(exported: Exported, spoil: Spoil, complaint: str) -> None:
+    graph = exported.graph()
+    certificate = exported.certificate(graph, served(graph, spoil), exported.evidence[:1])
+    assert certificate.verdict is Verdict.FAILED
+    assert certificate.graph.failures == []
+    assert any(complaint in failure for failure in certificate.triton.failures)
+
+
+def test_few_boxes_make_it_weak(exported: Exported) -> None:
+    graph = exported.graph()
+    certificate = exported.certificate(graph, served(graph), [Evidence("one small frame", crops(1, 32, 32))])
+    assert certificate.verdict is Verdict.WEAK
+    assert "FRAMES=" in certificate.reason
