@@ -16,15 +16,13 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.sidedata.sidedata import Type
 from av.video.frame import VideoFrame
-from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from orchestrator.errors import VideoOverLimitError
+from orchestrator.video.colour import RgbConverter
 from orchestrator.video.containers import open_container, picture_stream
 from orchestrator.video.orientation import orientation_of
-
-PIXEL_FORMAT: Final = "rgb24"
 
 
 def display_matrix(frame: VideoFrame) -> bytes | None:
@@ -63,7 +61,7 @@ class FrameSource:
         self._ready: deque[VideoFrame] = deque()
         self._held: tuple[int, VideoFrame] | None = None
         self._ordinal = 0
-        self._reformatter = VideoReformatter()
+        self._converter = RgbConverter()
         self.entry: int | None = None
         self.last_key: int | None = None
         self.frame_errors = 0
@@ -113,9 +111,8 @@ class FrameSource:
         self.last_key = key - 1
 
     def pixels(self, frame: VideoFrame) -> NDArray[np.uint8]:
-        """The upright frame, uint8 (h, w, 3) RGB; valid while `frame` lives."""
-        rgb = self._reformatter.reformat(frame, format=PIXEL_FORMAT, threads=1).to_ndarray()
-        return orientation_of(display_matrix(frame)).upright(np.asarray(rgb, dtype=np.uint8))
+        """The upright frame, uint8 (h, w, 3) RGB; valid until the next call."""
+        return orientation_of(display_matrix(frame)).upright(self._converter.pixels(frame))
 
     def close(self) -> None:
         if self._open is not None:

@@ -13,6 +13,7 @@ from av.video.stream import VideoStream
 
 from orchestrator.core.types import VideoHeader
 from orchestrator.errors import VideoEncryptedError, VideoOverLimitError, VideoUnreadableError
+from orchestrator.video.colour import is_hdr
 from orchestrator.video.containers import open_container, picture_stream
 from orchestrator.video.decoding import display_matrix
 from orchestrator.video.messages import ChildLimits
@@ -20,8 +21,6 @@ from orchestrator.video.orientation import orientation_of
 
 # A stream may begin in the middle of a group of pictures; one whose first 1,000 packets hold no frame has none.
 PACKETS_TO_FIRST_FRAME: Final = 1000
-# Transfer functions (ITU-T H.273) of high dynamic range: PQ and HLG.
-HDR_TRANSFERS: Final = frozenset({16, 18})
 
 
 def read_header(fd: int, limits: ChildLimits, *, still_alive: Callable[[], None]) -> VideoHeader:
@@ -71,7 +70,7 @@ def _first_frame(container: InputContainer, stream: VideoStream, *, still_alive:
 
 def _notes(frame: VideoFrame) -> tuple[str, ...]:
     notes = []
-    if frame.color_trc in HDR_TRANSFERS:
+    if is_hdr(frame):
         notes.append("hdr")
     if frame.interlaced_frame:
         notes.append("interlaced")
