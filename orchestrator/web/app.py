@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from litestar import Litestar
-from litestar.datastructures import ResponseHeader
 
 from orchestrator.bootstrap import Services
 from orchestrator.web.error_map import EXCEPTION_HANDLERS, log_socket_error
@@ -39,8 +38,6 @@ def build_app(services: Services) -> Litestar:
         after_exception=[log_socket_error],
         before_request=bind_ids,
         request_max_body_size=MAX_BODY_BYTES,
-        # Names and labels come from strangers: no browser shall take an answer for a page.
-        response_headers=[ResponseHeader(name="X-Content-Type-Options", value="nosniff")],
         openapi_config=build_openapi_config(),
         logging_config=None,
         debug=False,

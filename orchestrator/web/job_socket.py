@@ -92,18 +92,25 @@ async def _send_events(
             if event is None:
                 continue
             is_done = event.kind == DONE
-            message = msgspec.json.encode(EventMessage(event.kind, event.id, event.body))
-            async with asyncio.timeout(SEND_TIMEOUT_S):
-                await socket.send_data(message.decode(), mode="text")
+            if not await _sent(socket, EventMessage(event.kind, event.id, event.body)):
+                return None
     except TrireelError as exc:
         return _close_for(exc)
+    return Close(ALL_TOLD, "done") if is_done else Close(SERVICE_RESTART, "the server stops, or the job was deleted")
+
+
+async def _sent(socket: WebSocket[object, object, State], message: EventMessage) -> bool:
+    """Whether the client took `message` in time."""
+    try:
+        async with asyncio.timeout(SEND_TIMEOUT_S):
+            await socket.send_data(msgspec.json.encode(message).decode(), mode="text")
     except TimeoutError:
         log.info("socket ended: the client reads nothing", timeout_s=SEND_TIMEOUT_S)
-        return None
+        return False
     except OSError:
         # uvicorn says so when the client left between two messages.
-        return None
-    return Close(ALL_TOLD, "done") if is_done else Close(SERVICE_RESTART, "the server stops, or the job was deleted")
+        return False
+    return True
 
 
 async def _listen(socket: WebSocket[object, object, State]) -> Close | None:

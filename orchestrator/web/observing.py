@@ -27,6 +27,8 @@ CLIENT_CLOSED: Final = 499
 SERVER_FAILED: Final = 500
 QUIET_ROUTES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 LOGGED_IDS: Final = ("job_id", "video_id")
+# Names and labels come from strangers: no browser shall take an answer for a page.
+NO_SNIFFING: Final = (b"x-content-type-options", b"nosniff")
 
 
 @dataclass(slots=True)
@@ -79,6 +81,7 @@ class _Exchange:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             self.first_byte_s = time.monotonic()
+            message["headers"] = [*message["headers"], NO_SNIFFING]
         await self.send_on(message)
 
     def tell(self, metrics: Metrics) -> None:

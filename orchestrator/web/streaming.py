@@ -66,5 +66,6 @@ async def _sent(send: Send, piece: bytes, *, is_last: bool) -> bool:
 
 
 async def _client_left(receive: Receive) -> None:
+    # Nothing else is expected of somebody who reads a stream.
     while (await receive())["type"] != "http.disconnect":
-        """Nothing else is expected of somebody who reads a stream."""
+        continue

@@ -89,7 +89,64 @@ async def test_an_unforeseen_error_tells_an_id_and_only_the_log_tells_more() -> 
 
 async def test_no_browser_takes_an_answer_for_a_page() -> None:
     async with api_over(World()) as client:
-        assert (await client.get("/v1/jobs")).headers["x-content-type-options"] == "nosniff"
+        job_id = await submitted(client)
+        for path in ("/v1/jobs", "/nothing", "/v1/jobs/nothing", f"/v1/jobs/{job_id}/detections"):
+            assert (await client.get(path)).headers["x-content-type-options"] == "nosniff"
+
+
+ODD_TEXTS = (
+    "",
+    " ",
+    "%00",
+    "%ff%fe",
+    "..%2f..%2fetc",
+    "%0d%0aSet-Cookie:x",
+    "'; DROP TABLE jobs;--",
+    "9" * 5000,
+    "%F0%9F%9A%97",
+)
+ODD_QUERIES = {
+    "/v1/videos": ("limit", "cursor"),
+    "/v1/jobs": ("limit", "cursor", "state", "model"),
+    "/v1/jobs/job0": (),
+    "/v1/jobs/job0/detections": (
+        *("format", "conf", "iou", "classes", "max_det"),
+        *("from_frame", "to_frame", "follow"),
+    ),
+    "/v1/jobs/job0/timeline": ("bucket_s", "conf", "classes"),
+    "/v1/jobs/nothing/events": ("last_event_id", "boxes"),
+}
+
+
+@pytest.mark.parametrize("text", [*ODD_TEXTS, "nan", "inf", "-1", "1e999", str(2**63), "[]", "null"])
+async def test_nothing_odd_in_a_query_is_the_servers_fault(text: str) -> None:
+    async with api_over(World()) as client:
+        await submitted(client)
+        for path, names in ODD_QUERIES.items():
+            for name in names:
+                answer = await client.get(f"{path}?{name}={text}")
+                assert answer.status_code < 500, (path, name, answer.text)
+                if answer.status_code >= 400:
+                    problem_in(answer, status=answer.status_code)
+
+
+@pytest.mark.parametrize("text", ODD_TEXTS)
+async def test_nothing_odd_in_a_path_is_the_servers_fault(text: str) -> None:
+    async with api_over(World()) as client:
+        for method, path in (
+            *(("GET", "/v1/videos/{}"), ("DELETE", "/v1/videos/{}"), ("GET", "/v1/jobs/{}"), ("DELETE", "/v1/jobs/{}")),
+            *(("POST", "/v1/jobs/{}/cancel"), ("GET", "/v1/jobs/{}/events"), ("GET", "/v1/jobs/{}/detections")),
+            *(("GET", "/v1/models/{}"), ("POST", "/v1/models/{}/load")),
+        ):
+            answer = await client.request(method, path.format(text))
+            assert answer.status_code in (200, 204, 404, 405), (method, path, answer.text)
+
+
+@pytest.mark.parametrize("body", [b"", b"null", b"[]", b"0", b'"x"', b"{}", b'{"video_id":null,"model":0}'])
+async def test_a_body_of_another_shape_is_refused(body: bytes) -> None:
+    async with api_over(World()) as client:
+        answer = await client.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
+        assert problem_in(answer, status=422)["code"] == "request_invalid"
 
 
 @pytest.mark.parametrize("cls", OF_THE_TREE, ids=lambda cls: cls.__name__)
