@@ -1,7 +1,8 @@
-"""The `needs` marker: see `tests/support/needs.py`."""
+"""The `needs` marker (see `tests/support/needs.py`), and property tests that do not fail for being slow."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 
 import pytest
@@ -21,3 +22,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             if name in promised:
                 pytest.fail(f"{name} was promised, but {lack}", pytrace=False)
             pytest.skip(lack)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # The export's environment has no hypothesis.
+    if importlib.util.find_spec("hypothesis"):
+        from hypothesis import HealthCheck, settings
+
+        # How long an example takes says something about the machine, nothing about our code.
+        settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+        settings.load_profile("patient")
