@@ -27,6 +27,7 @@ CLIENT_CLOSED: Final = 499
 SERVER_FAILED: Final = 500
 QUIET_ROUTES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 LOGGED_IDS: Final = ("job_id", "video_id")
+LOGGED_ID_LENGTH: Final = 64
 # Names and labels come from strangers: no browser shall take an answer for a page.
 NO_SNIFFING: Final = (b"x-content-type-options", b"nosniff")
 
@@ -59,7 +60,13 @@ class Observed:
 
 async def bind_ids(request: Request[Any, Any, Any]) -> None:
     """Have every log line of this exchange name its job or video. Runs before each handler."""
-    bind_contextvars(**{name: request.path_params[name] for name in LOGGED_IDS if name in request.path_params})
+    asked = request.path_params
+    bind_contextvars(**{name: _loggable(asked[name]) for name in LOGGED_IDS if name in asked})
+
+
+def _loggable(given: str) -> str:
+    """What a client gave as an id, without what would break a line or colour a terminal."""
+    return "".join(filter(str.isprintable, given))[:LOGGED_ID_LENGTH]
 
 
 @dataclass(slots=True)

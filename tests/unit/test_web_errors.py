@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import structlog
 from litestar.testing import AsyncTestClient
+from structlog.contextvars import merge_contextvars
 
 from orchestrator import errors
 from orchestrator.errors import TrireelError
@@ -140,6 +141,15 @@ async def test_nothing_odd_in_a_path_is_the_servers_fault(text: str) -> None:
         ):
             answer = await client.request(method, path.format(text))
             assert answer.status_code in (200, 204, 404, 405), (method, path, answer.text)
+
+
+async def test_a_forged_id_breaks_no_line_of_the_log() -> None:
+    async with api_over(World()) as client:
+        with structlog.testing.capture_logs([merge_contextvars]) as logs:
+            await client.get("/v1/jobs/a%0d%0a%00%1b%5b31mforged" + "x" * 1000)
+    [entry] = [entry for entry in logs if entry["event"] == "request answered"]
+    assert entry["job_id"].startswith("a[31mforged")
+    assert len(entry["job_id"]) == 64
 
 
 @pytest.mark.parametrize("body", [b"", b"null", b"[]", b"0", b'"x"', b"{}", b'{"video_id":null,"model":0}'])
