@@ -13,30 +13,25 @@ from typing import Final
 import structlog
 from prometheus_client import CollectorRegistry
 
-from orchestrator.announcing import Announcer
+from orchestrator.composition import Parts, Tuning, UseCases
 from orchestrator.core.contract import FRAME_CHANNELS
 from orchestrator.core.records import JsonValue
 from orchestrator.core.states import JobState
-from orchestrator.core.window import FrameWindow
 from orchestrator.events.memory import MemoryEventBus
 from orchestrator.following import Following
 from orchestrator.inference.published import load_certificate
 from orchestrator.inference.triton import Triton, open_triton
 from orchestrator.jobs import Jobs
-from orchestrator.metering import Meters
 from orchestrator.ports import ModelCatalogue
 from orchestrator.results import Results
 from orchestrator.scheduling.local import Bell, Loop, run_loops
-from orchestrator.segment import SegmentTools
 from orchestrator.settings import Settings
 from orchestrator.storage.reconcile import reconcile
 from orchestrator.storage.stores import Stores, open_stores
 from orchestrator.telemetry import Metrics
-from orchestrator.upkeep import Upkeep
 from orchestrator.video.decoders import Decoders, open_decoders
 from orchestrator.video.slots import SlotPool, open_slots
 from orchestrator.videos import Videos
-from orchestrator.working import Worker
 
 log = structlog.get_logger()
 
@@ -44,8 +39,6 @@ log = structlog.get_logger()
 SLOT_IMGSZ: Final = 640
 # Batches per decoder that may be filled, in flight or waiting to be kept.
 SLOTS_A_DECODER: Final = 4
-WANTED_POLL_S: Final = 0.25
-RETRY_PAUSE_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,116 +118,54 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                 metrics=metrics,
             )
         )
-        services, loops = _compose(settings, metrics, bell, stores, slots, triton, decoders)
+        use_cases = UseCases(_parts(stores, slots, triton, decoders, bell, metrics), _tuning(settings))
+        loops = _loops(use_cases, workers=settings.work.decoders)
         await stack.enter_async_context(run_loops(loops, bell, stop_timeout_s=settings.http.stop_timeout_s / 2))
-        yield services
-
-
-def _compose(
-    settings: Settings,
-    metrics: Metrics,
-    bell: Bell,
-    stores: Stores,
-    slots: SlotPool,
-    triton: Triton,
-    decoders: Decoders,
-) -> tuple[Services, list[Loop]]:
-    """Join the parts: the use cases for the web layer, and the loops that do the work."""
-    bus = MemoryEventBus()
-    meters = Meters(bus=bus, monotonic_s=time.monotonic)
-    announcer = Announcer(bus=bus, work=bell, metrics=metrics)
-    results = Results(
-        jobs=stores.jobs,
-        runs=stores.runs,
-        videos=stores.videos,
-        parts=stores.parts,
-        archive=stores.archive,
-        files=stores.files,
-        bus=bus,
-    )
-    videos = Videos(
-        store=stores.videos, files=stores.files, reader=decoders, work=bell, metrics=metrics, utc_now=_utc_now
-    )
-    jobs = Jobs(
-        store=stores.jobs,
-        runs=stores.runs,
-        videos=stores.videos,
-        archive=stores.archive,
-        catalogue=triton.catalogue,
-        announcer=announcer,
-        meters=meters,
-        utc_now=_utc_now,
-    )
-    following = Following(
-        jobs=stores.jobs,
-        runs=stores.runs,
-        events=stores.events,
-        bus=bus,
-        meters=meters,
-        results=results,
-        monotonic_s=time.monotonic,
-    )
-    upkeep = Upkeep(
-        jobs=stores.jobs,
-        runs=stores.runs,
-        parts=stores.parts,
-        videos=stores.videos,
-        files=stores.files,
-        archive=stores.archive,
-        reader=decoders,
-        bus=bus,
-        meters=meters,
-        announcer=announcer,
-        work=bell,
-        segment_frames=settings.work.segment_frames,
-        max_running_jobs=settings.work.max_running_jobs,
-        utc_now=_utc_now,
-    )
-    tools = SegmentTools(
-        reader=decoders,
-        model=triton.model,
-        slots=slots,
-        parts=stores.parts,
-        runs=stores.runs,
-        window=FrameWindow(2 * settings.work.batch_frames),
-        metrics=metrics,
-        lease_s=settings.work.lease_s,
-        poll_s=WANTED_POLL_S,
-        utc_now=_utc_now,
-        monotonic_s=time.monotonic,
-    )
-    workers = [
-        Worker(
-            tools=tools,
-            videos=stores.videos,
-            files=stores.files,
+        yield Services(
+            settings=settings,
+            metrics=metrics,
+            videos=use_cases.videos,
+            jobs=use_cases.jobs,
+            results=use_cases.results,
+            following=use_cases.following,
             catalogue=triton.catalogue,
-            bus=bus,
-            meters=meters,
-            upkeep=upkeep,
-            batch_frames=settings.work.batch_frames,
-            retry_pause_s=RETRY_PAUSE_S,
+            triton=triton,
+            stores=stores,
         )
-        for _ in range(settings.work.decoders)
-    ]
-    loops = [
-        Loop("indexer", videos.index_next),
-        Loop("planner", upkeep.admit_and_plan),
-        Loop("finalizer", upkeep.finalize_next),
-        *(Loop(f"worker-{number}", worker.work_once) for number, worker in enumerate(workers)),
-    ]
-    services = Services(
-        settings=settings,
-        metrics=metrics,
-        videos=videos,
-        jobs=jobs,
-        results=results,
-        following=following,
-        catalogue=triton.catalogue,
-        triton=triton,
+
+
+def _parts(stores: Stores, slots: SlotPool, triton: Triton, decoders: Decoders, bell: Bell, metrics: Metrics) -> Parts:
+    return Parts(
         stores=stores,
+        reader=decoders,
+        slots=slots,
+        model=triton.model,
+        catalogue=triton.catalogue,
+        bus=MemoryEventBus(),
+        work=bell,
+        metrics=metrics,
+        utc_now=_utc_now,
+        monotonic_s=time.monotonic,
     )
-    return services, loops
+
+
+def _tuning(settings: Settings) -> Tuning:
+    return Tuning(
+        segment_frames=settings.work.segment_frames,
+        batch_frames=settings.work.batch_frames,
+        max_running_jobs=settings.work.max_running_jobs,
+        lease_s=settings.work.lease_s,
+    )
+
+
+def _loops(use_cases: UseCases, *, workers: int) -> list[Loop]:
+    """All that goes on in the background."""
+    return [
+        Loop("indexer", use_cases.videos.index_next),
+        Loop("planner", use_cases.upkeep.admit_and_plan),
+        Loop("finalizer", use_cases.upkeep.finalize_next),
+        *(Loop(f"worker-{number}", use_cases.worker().work_once) for number in range(workers)),
+    ]
 
 
 def _slots(settings: Settings, metrics: Metrics) -> AbstractContextManager[SlotPool]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import sys
+from functools import partial
 from typing import Final, Literal
 
 import structlog
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram
 
 REQUEST_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 STAGE_SECONDS: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -20,73 +21,46 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
-        self.http_requests = Counter(
-            "trireel_http_requests_total",
-            "Requests answered, by route template.",
-            ["method", "route", "status"],
-            registry=registry,
-        )
-        self.http_request_seconds = Histogram(
-            "trireel_http_request_seconds",
-            "Time to the first byte of the answer.",
-            ["method", "route"],
-            buckets=REQUEST_SECONDS,
-            registry=registry,
-        )
-        self.event_streams = Gauge(
-            "trireel_event_streams", "Open SSE and WebSocket streams.", ["kind"], registry=registry
-        )
-        self.queued_jobs = Gauge("trireel_queued_jobs", "Jobs that wait for their turn.", registry=registry)
-        self.jobs = Gauge("trireel_jobs", "Jobs in the database, by state.", ["state"], registry=registry)
-        self.jobs_finished = Counter(
-            "trireel_jobs_finished_total", "Jobs that reached their end.", ["state"], registry=registry
-        )
-        self.job_failures = Counter(
-            "trireel_job_failures_total", "Failed jobs, by code.", ["reason"], registry=registry
-        )
-        self.frames_inferred = Counter(
-            "trireel_frames_inferred_total", "Frames that Triton answered.", ["model"], registry=registry
-        )
-        self.frames_failed = Counter(
-            "trireel_frames_failed_total", "Sampled frames that could not be inferred.", ["reason"], registry=registry
-        )
-        self.segments_committed = Counter(
-            "trireel_segments_committed_total", "Segments whose candidates are stored.", registry=registry
-        )
-        self.batch_frames = Histogram(
-            "trireel_batch_frames", "Frames a request to Triton.", ["model"], buckets=BATCH_FRAMES, registry=registry
-        )
-        self.inference_seconds = Histogram(
-            "trireel_inference_seconds",
-            "One request to Triton, retries included.",
-            ["model"],
-            buckets=STAGE_SECONDS,
-            registry=registry,
-        )
-        self.inference_retries = Counter(
-            "trireel_inference_retries_total", "Requests to Triton sent again.", ["reason"], registry=registry
-        )
-        self.frames_in_flight = Gauge("trireel_frames_in_flight", "Frames that wait for Triton.", registry=registry)
-        self.stage_seconds = Histogram(
-            "trireel_stage_seconds",
-            "Time of one segment in a stage.",
-            ["stage"],
-            buckets=STAGE_SECONDS,
-            registry=registry,
-        )
-        self.slots_free = Gauge("trireel_slots_free", "Slots of shared memory that nobody holds.", registry=registry)
-        self.decoders_alive = Gauge("trireel_decoders_alive", "Decoder children alive.", registry=registry)
-        self.decoder_exits = Counter(
-            "trireel_decoder_exits_total", "Decoder children that ended badly.", ["reason"], registry=registry
-        )
-        self.triton_restarts = Counter(
-            "trireel_triton_restarts_total", "Times the embedded Triton was started again.", registry=registry
-        )
-        self.upload_bytes = Counter("trireel_upload_bytes_total", "Bytes of video received.", registry=registry)
+        counter, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
+        histogram = partial(Histogram, registry=registry)
 
-    def exposition(self) -> bytes:
-        """All metrics in Prometheus' text format, whose media type is EXPOSITION_TYPE."""
-        return generate_latest(self.registry)
+        http = ["method", "route", "status"]
+        self.http_requests = counter("trireel_http_requests_total", "Requests answered, by route template.", http)
+        self.http_request_seconds = histogram(
+            "trireel_http_request_seconds", "Time to the first byte of the answer.", http[:2], buckets=REQUEST_SECONDS
+        )
+        self.event_streams = gauge("trireel_event_streams", "Open SSE and WebSocket streams.", ["kind"])
+        self.upload_bytes = counter("trireel_upload_bytes_total", "Bytes of video received.")
+
+        self.queued_jobs = gauge("trireel_queued_jobs", "Jobs that wait for their turn.")
+        self.jobs = gauge("trireel_jobs", "Jobs in the database, by state.", ["state"])
+        self.jobs_finished = counter("trireel_jobs_finished_total", "Jobs that reached their end.", ["state"])
+        self.job_failures = counter("trireel_job_failures_total", "Failed jobs, by code.", ["reason"])
+
+        self.frames_inferred = counter("trireel_frames_inferred_total", "Frames that Triton answered.", ["model"])
+        self.frames_failed = counter(
+            "trireel_frames_failed_total", "Sampled frames that could not be inferred.", ["reason"]
+        )
+        self.segments_committed = counter("trireel_segments_committed_total", "Segments whose candidates are stored.")
+        self.stage_seconds = histogram(
+            "trireel_stage_seconds", "Time of one segment in a stage.", ["stage"], buckets=STAGE_SECONDS
+        )
+
+        self.batch_frames = histogram(
+            "trireel_batch_frames", "Frames a request to Triton.", ["model"], buckets=BATCH_FRAMES
+        )
+        self.inference_seconds = histogram(
+            "trireel_inference_seconds", "One request to Triton, retries included.", ["model"], buckets=STAGE_SECONDS
+        )
+        self.inference_retries = counter(
+            "trireel_inference_retries_total", "Requests to Triton sent again.", ["reason"]
+        )
+        self.frames_in_flight = gauge("trireel_frames_in_flight", "Frames that wait for Triton.")
+        self.triton_restarts = counter("trireel_triton_restarts_total", "Times the embedded Triton was started again.")
+
+        self.slots_free = gauge("trireel_slots_free", "Slots of shared memory that nobody holds.")
+        self.decoders_alive = gauge("trireel_decoders_alive", "Decoder children alive.")
+        self.decoder_exits = counter("trireel_decoder_exits_total", "Decoder children that ended badly.", ["reason"])
 
 
 def configure_logging(log_format: Literal["text", "json"], level: str) -> None:

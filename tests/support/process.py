@@ -8,15 +8,12 @@ from datetime import UTC, datetime, timedelta
 
 from prometheus_client import CollectorRegistry
 
-from orchestrator.announcing import Announcer
-from orchestrator.core.window import FrameWindow
+from orchestrator.composition import Parts, Tuning, UseCases
 from orchestrator.events.memory import MemoryEventBus
 from orchestrator.following import Following, StreamEvent
 from orchestrator.jobs import JobRequest, Jobs, JobSnapshot
-from orchestrator.metering import Meters
 from orchestrator.results import Results
 from orchestrator.scheduling.local import Bell
-from orchestrator.segment import SegmentTools
 from orchestrator.telemetry import Metrics
 from orchestrator.testing.fake_model import FakeModel, FakeModelCatalogue, served_model
 from orchestrator.testing.fake_reader import FakeSlots, FakeVideoReader, GeneratedVideo
@@ -29,6 +26,7 @@ from orchestrator.videos import Videos
 from orchestrator.working import Worker
 
 SEGMENT_FRAMES = 20
+MAX_UPLOAD_BYTES = 1000
 
 
 @dataclass(slots=True)
@@ -44,6 +42,32 @@ class Clock:
         return datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=self.seconds)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryStores:
+    """Implements `ports.Stores` on one in-memory world."""
+
+    videos: MemoryVideoStore
+    jobs: MemoryJobStore
+    runs: MemoryRunStore
+    parts: MemoryPartStore
+    events: MemoryEventStore
+    archive: MemoryArchive
+    files: MemoryVideoFiles
+
+
+def memory_stores() -> MemoryStores:
+    world = World()
+    return MemoryStores(
+        videos=MemoryVideoStore(world),
+        jobs=MemoryJobStore(world),
+        runs=MemoryRunStore(world),
+        parts=MemoryPartStore(world),
+        events=MemoryEventStore(world),
+        archive=MemoryArchive(),
+        files=MemoryVideoFiles(world, max_bytes=MAX_UPLOAD_BYTES),
+    )
+
+
 @dataclass(slots=True)
 class Process:
     """video: what every uploaded file turns out to be."""
@@ -54,94 +78,57 @@ class Process:
     clock: Clock = field(default_factory=Clock)
     slots: FakeSlots = field(default_factory=FakeSlots)
     catalogue: FakeModelCatalogue = field(default_factory=lambda: FakeModelCatalogue([served_model()]))
+    stores: MemoryStores = field(default_factory=memory_stores)
     reader: FakeVideoReader = field(init=False)
     metrics: Metrics = field(init=False)
-    videos: Videos = field(init=False)
-    jobs: Jobs = field(init=False)
-    results: Results = field(init=False)
-    following: Following = field(init=False)
-    upkeep: Upkeep = field(init=False)
+    use_cases: UseCases = field(init=False)
     worker: Worker = field(init=False)
-    runs: MemoryRunStore = field(init=False)
 
     def __post_init__(self) -> None:
-        world, bell, bus = World(), Bell(), MemoryEventBus()
         self.metrics = Metrics(CollectorRegistry())
         self.reader = FakeVideoReader(self.video, self.slots)
-        videos, jobs, runs = MemoryVideoStore(world), MemoryJobStore(world), MemoryRunStore(world)
-        parts, events, archive = MemoryPartStore(world), MemoryEventStore(world), MemoryArchive()
-        files = MemoryVideoFiles(world, max_bytes=1000)
-        meters = Meters(bus=bus, monotonic_s=self.clock.monotonic_s)
-        announcer = Announcer(bus=bus, work=bell, metrics=self.metrics)
-        self.runs = runs
-        self.videos = Videos(
-            store=videos,
-            files=files,
+        parts = Parts(
+            stores=self.stores,
             reader=self.reader,
-            work=bell,
-            metrics=self.metrics,
-            utc_now=self.clock.utc_now,
-        )
-        self.jobs = Jobs(
-            store=jobs,
-            runs=runs,
-            videos=videos,
-            archive=archive,
-            catalogue=self.catalogue,
-            announcer=announcer,
-            meters=meters,
-            utc_now=self.clock.utc_now,
-        )
-        self.results = Results(jobs=jobs, runs=runs, videos=videos, parts=parts, archive=archive, files=files, bus=bus)
-        self.following = Following(
-            jobs=jobs,
-            runs=runs,
-            events=events,
-            bus=bus,
-            meters=meters,
-            results=self.results,
-            monotonic_s=self.clock.monotonic_s,
-        )
-        self.upkeep = Upkeep(
-            jobs=jobs,
-            runs=runs,
-            parts=parts,
-            videos=videos,
-            files=files,
-            archive=archive,
-            reader=self.reader,
-            bus=bus,
-            meters=meters,
-            announcer=announcer,
-            work=bell,
-            segment_frames=SEGMENT_FRAMES,
-            max_running_jobs=self.max_running_jobs,
-            utc_now=self.clock.utc_now,
-        )
-        tools = SegmentTools(
-            reader=self.reader,
-            model=self.model,
             slots=self.slots,
-            parts=parts,
-            runs=runs,
-            window=FrameWindow(8),
+            model=self.model,
+            catalogue=self.catalogue,
+            bus=MemoryEventBus(),
+            work=Bell(),
             metrics=self.metrics,
-            lease_s=60.0,
-            poll_s=0.001,
             utc_now=self.clock.utc_now,
             monotonic_s=self.clock.monotonic_s,
         )
-        self.worker = Worker(
-            tools=tools,
-            videos=videos,
-            files=files,
-            catalogue=self.catalogue,
-            bus=bus,
-            meters=meters,
-            upkeep=self.upkeep,
+        tuning = Tuning(
+            segment_frames=SEGMENT_FRAMES,
             batch_frames=4,
+            max_running_jobs=self.max_running_jobs,
+            lease_s=60.0,
+            wanted_poll_s=0.001,
             retry_pause_s=0.0,
         )
+        self.use_cases = UseCases(parts, tuning)
+        self.worker = self.use_cases.worker()
+
+    @property
+    def videos(self) -> Videos:
+        return self.use_cases.videos
+
+    @property
+    def jobs(self) -> Jobs:
+        return self.use_cases.jobs
+
+    @property
+    def results(self) -> Results:
+        return self.use_cases.results
+
+    @property
+    def following(self) -> Following:
+        return self.use_cases.following
+
+    @property
+    def upkeep(self) -> Upkeep:
+        return self.use_cases.upkeep
 
     async def upload(self, content: bytes = b"video") -> str:
         """Receive a video and index it; its id."""

@@ -217,7 +217,7 @@ async def test_deleting_the_last_job_deletes_its_run_and_frees_the_video() -> No
         await process.videos.remove(video_id)
     await process.jobs.remove(job.id)
     await process.videos.remove(video_id)
-    assert await process.runs.ids() == frozenset()
+    assert await process.stores.runs.ids() == frozenset()
 
 
 async def test_what_cannot_be_asked_is_refused_before_a_job_exists() -> None:
