@@ -39,6 +39,8 @@ ERROR_BY_STATUS: Final[dict[grpc.StatusCode, type[InferenceError]]] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: TritonTimeoutError,
 }
 
+WATCH_S: Final = 0.05
+
 
 @contextmanager
 def triton_errors(subject: str) -> Iterator[None]:
@@ -65,6 +67,7 @@ class TritonConnection:
         self._connected: asyncio.Event
         self._stub: GRPCInferenceServiceStub
         self._closing = Event()
+        self._calls: set[asyncio.Task[Any]] = set()
 
     @property
     def is_connected(self) -> bool:
@@ -103,7 +106,13 @@ class TritonConnection:
         await asyncio.to_thread(self._thread.join)
 
     async def _send(self, method: str, build: Callable[[], Any], timeout_s: float) -> Any:
-        return await getattr(self._stub, method)(build(), timeout=timeout_s)
+        task = asyncio.current_task()
+        assert task is not None
+        self._calls.add(task)
+        try:
+            return await getattr(self._stub, method)(build(), timeout=timeout_s)
+        finally:
+            self._calls.discard(task)
 
     async def _serve(self) -> None:
         """The thread's only coroutine: owns the channel until `aclose`."""
@@ -118,16 +127,27 @@ class TritonConnection:
             self._opened.set_result(None)
             await self._stop.wait()
             watcher.cancel()
+            await self._cancel_calls()
+
+    async def _cancel_calls(self) -> None:
+        for task in self._calls:
+            task.cancel()
+        await asyncio.gather(*self._calls, return_exceptions=True)
 
     async def _watch(self, channel: grpc.aio.Channel) -> None:
+        """Look at the channel's state often enough to see every restart of a server.
+
+        Not with `wait_for_state_change`: gRPC would report the end of that wait to this loop after the loop's own end,
+        as an error on some other one (seen with grpcio 1.85).
+        """
         while True:
-            state = channel.get_state(try_to_connect=True)
-            if state is grpc.ChannelConnectivity.READY:
+            is_ready = channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY
+            if is_ready and not self._connected.is_set():
                 self.epoch += 1
                 self._connected.set()
-            else:
+            elif not is_ready:
                 self._connected.clear()
-            await channel.wait_for_state_change(state)
+            await asyncio.sleep(WATCH_S)
 
 
 @asynccontextmanager

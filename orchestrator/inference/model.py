@@ -58,6 +58,8 @@ class TritonModel:
             return await self._retrying.run(lambda: self._attempt(model, batch), on_retry=self._count_retry)
 
     async def _attempt(self, model: ServedModel, batch: FrameBatch) -> NDArray[np.float32]:
+        if not self._connection.is_connected:
+            raise TritonUnavailableError(f"{model.version}: Triton at {self._connection.url} is away")
         epoch = self._connection.epoch
         await self._catalogue.verify(model)
         with triton_errors(str(model.version)):

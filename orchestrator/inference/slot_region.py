@@ -74,14 +74,15 @@ class RegionRegistration:
         return self._region.offset(slot)
 
     async def unregister(self) -> None:
-        """Ours only: without a name Triton would let go of everybody's regions. A Triton that is away has none."""
-        if self._known_in_epoch is None or self.reason or not self._connection.is_connected:
+        """Ours only: without a name Triton would let go of everybody's regions."""
+        if self._known_in_epoch is None or self.reason:
             return
         request = service_pb2.SystemSharedMemoryUnregisterRequest(name=self._name)
         try:
             await self._connection.call("SystemSharedMemoryUnregister", lambda: request, timeout_s=UNREGISTER_TIMEOUT_S)
         except grpc.aio.AioRpcError as exc:
-            log.warning("slot region stays registered", region=self._name, reason=exc.details())
+            # A Triton that is away has forgotten it anyway.
+            log.info("slot region not unregistered", region=self._name, reason=exc.details())
 
     async def _register(self) -> str:
         """The reason of a refusal, "" once registered."""

@@ -111,7 +111,6 @@ async def test_shm_insists(embedded_triton: RunningTriton, slots: SlotPool) -> N
 
 async def test_readiness_knows_the_transport_before_the_first_batch(embedded_triton: RunningTriton) -> None:
     async with reaching(embedded_triton.settings, UnreachableRegion(), transport="auto") as triton:
-        await triton.wait_connected()
         assert (await triton.readiness()).transport == "grpc"
 
 

@@ -107,6 +107,7 @@ async def reaching(
     metrics = metrics or Metrics(CollectorRegistry())
     chosen = replace(settings, transport=transport)
     async with open_triton(chosen, slots, metrics=metrics, log_dir=Path("unused"), retrying=retrying) as triton:
+        await triton.wait_connected()
         yield triton
 
 
