@@ -14,6 +14,7 @@ from orchestrator.jobs import Jobs
 from orchestrator.metering import Meters
 from orchestrator.ports import Doorbell, EventBus, Model, ModelCatalogue, Slots, Stores, VideoReader
 from orchestrator.results import Results
+from orchestrator.sampled_runs import SampledRuns
 from orchestrator.segment import SegmentTools
 from orchestrator.telemetry import Metrics
 from orchestrator.upkeep import Upkeep
@@ -64,6 +65,7 @@ class UseCases:
         self._tuning = tuning
         self._meters = Meters(bus=parts.bus, monotonic_s=parts.monotonic_s)
         self._announcer = Announcer(bus=parts.bus, work=parts.work, metrics=parts.metrics)
+        self._sampled = SampledRuns(files=parts.stores.files)
         self._window = FrameWindow(2 * tuning.batch_frames)
         self.videos = self._videos()
         self.jobs = self._jobs()
@@ -91,6 +93,7 @@ class UseCases:
             tools=tools,
             videos=parts.stores.videos,
             files=parts.stores.files,
+            sampled=self._sampled,
             catalogue=parts.catalogue,
             bus=parts.bus,
             meters=self._meters,
@@ -131,7 +134,7 @@ class UseCases:
             videos=stores.videos,
             parts=stores.parts,
             archive=stores.archive,
-            files=stores.files,
+            sampled=self._sampled,
             bus=self._parts.bus,
         )
 
@@ -154,7 +157,7 @@ class UseCases:
             runs=stores.runs,
             parts=stores.parts,
             videos=stores.videos,
-            files=stores.files,
+            sampled=self._sampled,
             archive=stores.archive,
             reader=parts.reader,
             bus=parts.bus,

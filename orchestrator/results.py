@@ -15,7 +15,8 @@ from orchestrator.core.states import RunState
 from orchestrator.core.types import Candidates, View
 from orchestrator.core.views import apply_view, checked_view, class_ids_of, suppresses_again
 from orchestrator.errors import ThresholdOutOfRangeError
-from orchestrator.ports import CandidateArchive, EventBus, JobStore, PartStore, RunStore, VideoFiles, VideoStore
+from orchestrator.ports import CandidateArchive, EventBus, JobStore, PartStore, RunStore, VideoStore
+from orchestrator.sampled_runs import SampledRuns
 
 # As many frames as the archive keeps in a row group: a page reads one or two of them.
 BLOCK_FRAMES: Final = 1000
@@ -82,7 +83,7 @@ class Results:
     videos: VideoStore
     parts: PartStore
     archive: CandidateArchive
-    files: VideoFiles
+    sampled: SampledRuns
     bus: EventBus
 
     async def open(
@@ -154,11 +155,8 @@ class Results:
             return None
         if run.state is not RunState.SUCCEEDED:
             return await self.parts.complete_through(run.id)
-        frames = await self._frames(run)
+        frames = await self.sampled.of(run)
         return int(frames.positions[-1])
-
-    async def _frames(self, run: Run) -> SampledFrames:
-        return SampledFrames.of(await self.files.load_index(run.video_id), run.spec.sampling)
 
     async def _candidates(self, run: Run, *, first_frame: int, last_frame: int) -> Candidates:
         """All candidates of the frames, from wherever the run keeps them now."""
@@ -183,7 +181,7 @@ class Results:
                 job, run = await self.jobs.get(job_id), await self.runs.get(run.id)
                 through = await self._complete_through(run)
                 if through is not None:
-                    frames = frames or await self._frames(run)
+                    frames = frames or await self.sampled.of(run)
                     end = through if last_frame is None else min(through, last_frame)
                     failed = await self.parts.failed_frames(run.id)
                     for first, last in _page_bounds(frames, next_frame, end):

@@ -11,7 +11,6 @@ import structlog
 from orchestrator.announcing import Announcer
 from orchestrator.core.planning import plan_segments
 from orchestrator.core.records import Failure, Job, Run
-from orchestrator.core.sampling import SampledFrames
 from orchestrator.errors import VideoWithoutFramesError
 from orchestrator.metering import Meters
 from orchestrator.ports import (
@@ -21,10 +20,10 @@ from orchestrator.ports import (
     JobStore,
     PartStore,
     RunStore,
-    VideoFiles,
     VideoReader,
     VideoStore,
 )
+from orchestrator.sampled_runs import SampledRuns
 
 log = structlog.get_logger()
 
@@ -37,7 +36,7 @@ class Upkeep:
     runs: RunStore
     parts: PartStore
     videos: VideoStore
-    files: VideoFiles
+    sampled: SampledRuns
     archive: CandidateArchive
     reader: VideoReader
     bus: EventBus
@@ -84,7 +83,7 @@ class Upkeep:
             failure = video.index_failure or Failure(code="video_unreadable", message="the video has no index")
             await self.fail(run, failure)
             return
-        frames = SampledFrames.of(await self.files.load_index(video.id), run.spec.sampling)
+        frames = await self.sampled.of(run)
         if not len(frames):
             what = "has no frames" if not len(frames.index) else "has none between start_s and end_s"
             await self.fail(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
@@ -26,6 +25,7 @@ from orchestrator.errors import (
 )
 from orchestrator.metering import Meters
 from orchestrator.ports import EventBus, ModelCatalogue, SegmentRequest, VideoFiles, VideoStore
+from orchestrator.sampled_runs import SampledRuns
 from orchestrator.segment import SegmentTools, run_segment
 from orchestrator.upkeep import Upkeep
 
@@ -36,8 +36,6 @@ MAX_STRIKES: Final = 3
 UNEXPECTED: Final = Failure(
     code=TrireelError.code, message="the server met a defect of its own; its log has the details, please report them"
 )
-# Runs whose index stays in memory: as many as a worker switches between.
-CACHED_RUNS: Final = 32
 
 
 @dataclass(slots=True, kw_only=True)
@@ -50,6 +48,7 @@ class Worker:
     tools: SegmentTools
     videos: VideoStore
     files: VideoFiles
+    sampled: SampledRuns
     catalogue: ModelCatalogue
     bus: EventBus
     meters: Meters
@@ -57,7 +56,6 @@ class Worker:
     batch_frames: int
     retry_pause_s: float
     after: tuple[str, int] | None = None
-    _frames: OrderedDict[str, SampledFrames] = field(default_factory=OrderedDict)
 
     async def work_once(self) -> bool:
         """Take one segment to its end; False if there was none to take."""
@@ -102,7 +100,7 @@ class Worker:
         run = leased.run
         video = await self.videos.get(run.video_id)
         model = await self._served(run)
-        frames = await self._frames_of(run)
+        frames = await self.sampled.of(run)
         self.meters.begin(run, video)
         # Enough for Triton to work on one batch an instance while the next ones wait at its door.
         self.tools.window.widen(2 * min(self.batch_frames, model.max_batch) * model.instances)
@@ -119,15 +117,6 @@ class Worker:
         served = await self.catalogue.find(wanted.name, wanted.version)
         served.require_digest(wanted.digest)
         return served
-
-    async def _frames_of(self, run: Run) -> SampledFrames:
-        frames = self._frames.pop(run.id, None)
-        if frames is None:
-            frames = SampledFrames.of(await self.files.load_index(run.video_id), run.spec.sampling)
-        self._frames[run.id] = frames
-        if len(self._frames) > CACHED_RUNS:
-            self._frames.popitem(last=False)
-        return frames
 
     def _request(self, leased: LeasedSegment, frames: SampledFrames, model: ServedModel) -> SegmentRequest:
         plan = leased.plan
@@ -147,7 +136,7 @@ class Worker:
 
     async def _give_frames_up(self, leased: LeasedSegment) -> Run:
         """Commit a segment that no decoder survives, all its frames failed."""
-        frames = await self._frames_of(leased.run)
+        frames = await self.sampled.of(leased.run)
         stamps = frames.stamps(leased.plan.first_sample, leased.plan.last_sample)
         log.warning("segment given up", strikes=leased.strikes, frames=len(stamps))
         result = SegmentResult(
