@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, closing
 from typing import Any, Final
 
 from sqlalchemy import Connection, event, text
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -19,6 +19,8 @@ from orchestrator.storage.failures import database_errors
 from orchestrator.storage.schema import upgrade_schema
 
 BUSY_TIMEOUT_S: Final = 10.0
+# Kept open and waited for in order: with SQLite each is a thread, too dear to be made for one page.
+CONNECTIONS: Final = 8
 WAL_BYTES: Final = 64 * 1024**2
 WRITES: Final = "trireel_writes"
 URL_FORMS: Final = "use sqlite+aiosqlite:///file, or postgresql+psycopg://... with the extra `scale` installed"
@@ -85,22 +87,26 @@ def _build_engine(database_url: str) -> AsyncEngine:
     try:
         url = make_url(database_url)
         if url.get_backend_name() == "sqlite":
-            _try_sqlite_file(url.database)
-            engine = create_async_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
-            event.listen(engine.sync_engine, "connect", _prepare_sqlite)
-            event.listen(engine.sync_engine, "begin", _begin_sqlite)
-            return engine
+            return _build_sqlite_engine(url)
         if url.get_backend_name() == "postgresql":
-            return create_async_engine(url, pool_pre_ping=True)
+            return create_async_engine(url, pool_pre_ping=True, pool_size=CONNECTIONS, max_overflow=0)
     except (SQLAlchemyError, ImportError) as exc:
         raise SettingsError(f"TRIREEL_DATABASE_URL cannot be used: {exc}; {URL_FORMS}") from exc
     raise SettingsError(f"TRIREEL_DATABASE_URL names {url.get_backend_name()}; {URL_FORMS}")
 
 
-def _try_sqlite_file(path: str | None) -> None:
+def _build_sqlite_engine(url: URL) -> AsyncEngine:
+    if not url.database or url.database == ":memory:":
+        raise SettingsError(f"TRIREEL_DATABASE_URL names a database that forgets; {URL_FORMS}")
+    engine = create_async_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S}, pool_size=CONNECTIONS, max_overflow=0)
+    event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+    event.listen(engine.sync_engine, "begin", _begin_sqlite)
+    _try_sqlite_file(url.database)
+    return engine
+
+
+def _try_sqlite_file(path: str) -> None:
     # aiosqlite 0.22 leaves a thread behind when it cannot open a file, and that thread's end needs the loop.
-    if not path or path == ":memory:":
-        return
     try:
         with closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT_S)) as connection:
             connection.execute(SQLITE_PRAGMAS[0])

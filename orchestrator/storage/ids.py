@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from typing import Literal
+from typing import Final, Literal
 
-ID_BYTES = 16
+ID_BYTES: Final = 16
 
 
 def new_id(prefix: Literal["vid", "run", "job"]) -> str:

@@ -85,6 +85,16 @@ async def test_migrations_that_are_cut_off_leave_the_database_as_it_was(tmp_path
         assert await count_models(database) == 1
 
 
+async def test_a_database_of_a_later_release_is_left_alone(tmp_path: Path) -> None:
+    async with open_database(settings_of(tmp_path)) as database:
+        await add_model(database, "kept")
+        async with database.write() as connection:
+            await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(StorageError, match="9999"):
+        async with open_database(settings_of(tmp_path)):
+            pass
+
+
 async def test_what_an_exception_leaves_is_rolled_back(database: Database) -> None:
     async def fail_half_way() -> None:
         async with database.write() as connection:
@@ -111,6 +121,19 @@ async def test_a_cancelled_writer_leaves_nothing_and_lets_the_next_one_write(dat
     await asyncio.gather(writer, return_exceptions=True)
     await add_model(database, "b")
     assert await count_models(database) == 1
+
+
+@pytest.mark.parametrize("turns", [*range(0, 40, 3), 60, 100])
+async def test_a_writer_may_be_cancelled_at_any_moment(database: Database, turns: int) -> None:
+    await add_model(database, "before")
+    writer = asyncio.ensure_future(add_model(database, "cancelled"))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    writer.cancel()
+    await asyncio.gather(writer, return_exceptions=True)
+    await add_model(database, "after")
+    # Cut off in the middle of its commit, a transaction may have happened or not; never half.
+    assert await count_models(database) in (2, 3)
 
 
 async def test_a_reader_keeps_its_snapshot_and_does_not_stop_writers(database: Database) -> None:
@@ -172,7 +195,7 @@ async def test_a_database_in_a_folder_that_is_missing_is_a_storage_error(tmp_pat
             pass
 
 
-@pytest.mark.parametrize("url", ["mysql+aiomysql://localhost/x", "no url", "nosuch://x", "sqlite:///x.db"])
+@pytest.mark.parametrize("url", ["mysql+aiomysql://localhost/x", "no url", "nosuch://x", "sqlite:///x.db", "sqlite+aiosqlite://"])
 async def test_other_databases_are_refused(tmp_path: Path, url: str) -> None:
     with pytest.raises(SettingsError):
         async with open_database(settings_of(tmp_path, url)):
