@@ -8,7 +8,7 @@ from functools import partial
 from typing import Final, Literal
 
 import structlog
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 REQUEST_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 STAGE_SECONDS: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -61,6 +61,10 @@ class Metrics:
         self.slots_free = gauge("trireel_slots_free", "Slots of shared memory that nobody holds.")
         self.decoders_alive = gauge("trireel_decoders_alive", "Decoder children alive.")
         self.decoder_exits = counter("trireel_decoder_exits_total", "Decoder children that ended badly.", ["reason"])
+
+    def exposition(self) -> bytes:
+        """All metrics in Prometheus' text format, whose media type is EXPOSITION_TYPE."""
+        return generate_latest(self.registry)
 
 
 def configure_logging(log_format: Literal["text", "json"], level: str) -> None:
