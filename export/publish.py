@@ -20,7 +20,6 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 import onnx
-import ultralytics
 
 from export.certificate import Certificate, SourceAnswer, Verdict, certify
 from export.evidence import Evidence, gather_evidence, load_pictures
@@ -28,11 +27,11 @@ from export.graph import Head, join_to_contract
 from export.repository import add_version, locked, write_configs
 from export.scratch_triton import load_version, open_scratch_triton
 from export.spec import ExportSpec
-from export.to_onnx import SourceNetwork, answer_of_source, export_raw, load_source
+from export.to_onnx import PICTURES, SourceNetwork, answer_of_source, export_raw, load_source
 from export.to_tensorrt import build_plan, has_tensorrt, trtexec_command
 from export.triton_config import EMBEDDED_FILE, GRAPH_FILE, PLAN_FILE
 from orchestrator.core.contract import CERTIFICATE_FILE, METADATA_FILE, ModelCard
-from orchestrator.errors import CertificateFailedError, InferenceError
+from orchestrator.errors import CertificateFailedError, TrireelError
 from orchestrator.settings import TritonSettings
 
 Say = Callable[[str], None]
@@ -41,7 +40,7 @@ LABELS_FILE: Final = "labels.txt"
 PRECISION: Final = "float32"
 # Said by versions that only a scratch repository has seen.
 UNCERTIFIED: Final = "none"
-TOOLS: Final = ("ultralytics", "torch", "onnx", "onnxruntime", "onnxslim", "numpy", "opencv-python-headless")
+TOOLS: Final = ("ultralytics", "torch", "onnx", "onnxruntime", "onnxslim", "numpy")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +134,7 @@ async def certify_version(
     say: Say,
 ) -> Certificate:
     """Certify the version in `scratch / "models"`."""
-    pictures = load_pictures(spec.frames or Path(ultralytics.ASSETS))
+    pictures = load_pictures(spec.frames or PICTURES)
     evidence = gather_evidence(pictures, imgsz=source.imgsz, stride=source.stride)
     say(f"running the source network on {sum(len(item.frames) for item in evidence)} frames")
     answers = await asyncio.to_thread(_answers, source, evidence, spec)
@@ -188,7 +187,7 @@ async def _tell_triton(url: str | None, name: str, say: Say) -> bool:
         return False
     try:
         await load_version(url, name)
-    except InferenceError as exc:
+    except TrireelError as exc:
         say(f"the Triton at {url} did not load it: {exc}; does it serve this repository?")
         return False
     say(f"the Triton at {url} serves it")

@@ -20,6 +20,7 @@ import numpy as np
 import onnx
 import onnxslim
 import torch
+import ultralytics
 from numpy.typing import NDArray
 from ultralytics.nn.modules.head import Detect, v10Detect
 from ultralytics.nn.tasks import torch_safe_load
@@ -38,6 +39,8 @@ UNREADABLE: Final = (TypeError, AttributeError, RuntimeError, ValueError, KeyErr
 LEAST_STRIDE: Final = 32
 # Ultralytics' suppression gives up after a while and leaves the rest of a batch without boxes.
 PATIENCE_S: Final = 600.0
+# A folder with a street full of people and two men, which come with Ultralytics.
+PICTURES: Final = Path(ultralytics.ASSETS)
 # Tracing needs some frames; sides and batch that differ from each other would show a mix-up.
 TRACED_SHAPE: Final = (2, 3, 64, 96)
 

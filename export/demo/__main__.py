@@ -24,13 +24,16 @@ def main() -> None:
     train.add_argument("checkpoint", type=Path)
     train.add_argument("--steps", type=int, default=2400, help="batches of 16 frames (%(default)s)")
     train.add_argument("--minutes", type=float, default=60, help="end earlier after this time (%(default)s)")
+    train.add_argument("--seed", type=int, default=1_000_000, help="of the first scene (%(default)s)")
+    train.add_argument("--start", type=Path, help="go on from this checkpoint, with another seed")
     options = parser.parse_args()
     if options.command == "clip":
         make_clip(options.folder, options.seed)
     else:
-        from export.demo.train import train_on_one_thread  # PyTorch is not needed for clips.
+        from export.demo.train import Budget, train_on_one_thread  # PyTorch is not needed for clips.
 
-        train_on_one_thread(options.checkpoint, steps=options.steps, minutes=options.minutes, say=say)
+        budget = Budget(steps=options.steps, seconds=options.minutes * 60)
+        train_on_one_thread(options.checkpoint, budget, first_seed=options.seed, start=options.start, say=say)
 
 
 def make_clip(folder: Path, seed: int) -> None:

@@ -22,6 +22,7 @@ from ultralytics.cfg import get_cfg
 from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 
 from export.demo.scene import CLASS_NAMES, FrameTruth, build_scene, draw_frame
+from export.to_onnx import load_source
 from orchestrator.core.letterbox import fit_letterbox, letterbox_into
 
 IMGSZ: Final = 320
@@ -48,14 +49,29 @@ class Budget:
     seconds: float
 
 
-def train(path: Path, budget: Budget, *, now: Callable[[], float], say: Callable[[str], None]) -> None:
-    """Train from nothing and write the checkpoint to `path`. now: seconds, for the budget."""
-    torch.manual_seed(0)
+def train(
+    path: Path,
+    budget: Budget,
+    *,
+    first_seed: int,
+    start: Path | None,
+    now: Callable[[], float],
+    say: Callable[[str], None],
+) -> None:
+    """Train from nothing, or from the checkpoint `start`, and write the checkpoint to `path`.
+
+    first_seed: of the scenes, not under FIRST_TRAINING_SEED; a second training takes another. now: seconds.
+    """
+    if first_seed < FIRST_TRAINING_SEED:
+        raise ValueError(f"seeds under {FIRST_TRAINING_SEED} are for measuring, not for training")
+    torch.manual_seed(first_seed)
     network = build_network()
+    if start is not None:
+        network.load_state_dict(load_source(start, IMGSZ).detector.state_dict())
     average = copy.deepcopy(network).eval().requires_grad_(requires_grad=False)
     optimizer = torch.optim.AdamW(_groups(network), lr=PEAK_RATE, betas=(0.9, 0.99))
     started = now()
-    for step, batch in enumerate(draw_batches(FIRST_TRAINING_SEED)):
+    for step, batch in enumerate(draw_batches(first_seed)):
         progress = max(step / budget.steps, (now() - started) / budget.seconds)
         if progress >= 1:
             break
@@ -167,8 +183,10 @@ def _to_batch(
     }
 
 
-def train_on_one_thread(path: Path, *, steps: int, minutes: float, say: Callable[[str], None]) -> None:
+def train_on_one_thread(
+    path: Path, budget: Budget, *, first_seed: int, start: Path | None, say: Callable[[str], None]
+) -> None:
     """Train, and leave the rest of the machine to others."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    train(path, Budget(steps=steps, seconds=minutes * 60), now=time.monotonic, say=say)
+    train(path, budget, first_seed=first_seed, start=start, now=time.monotonic, say=say)

@@ -9,12 +9,11 @@ from typing import Any, Final
 import cv2
 import numpy as np
 import torch
-import ultralytics
 from numpy.typing import NDArray
 from torch import nn
 from ultralytics.nn.tasks import DetectionModel
 
-from export.to_onnx import SourceNetwork, load_source
+from export.to_onnx import PICTURES, SourceNetwork, load_source
 
 CLASS_NAMES: Final = ("ant", "bee", "cat", "dog", "elk")
 # Small, since tests have the time of everybody who runs them.
@@ -24,7 +23,7 @@ IMGSZ: Final = 160
 @cache
 def bus() -> NDArray[np.uint8]:
     """A street scene with people, uint8 (H, W, 3) RGB; read-only."""
-    picture = cv2.imread(str(Path(ultralytics.ASSETS) / "bus.jpg"), cv2.IMREAD_COLOR)
+    picture = cv2.imread(str(PICTURES / "bus.jpg"), cv2.IMREAD_COLOR)
     assert picture is not None
     return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
