@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -66,6 +67,7 @@ class UseCases:
         self._meters = Meters(bus=parts.bus, monotonic_s=parts.monotonic_s)
         self._announcer = Announcer(bus=parts.bus, work=parts.work, metrics=parts.metrics)
         self._sampled = SampledRuns(files=parts.stores.files)
+        self._stopping = asyncio.Event()
         self._window = FrameWindow(2 * tuning.batch_frames)
         self.videos = self._videos()
         self.jobs = self._jobs()
@@ -111,6 +113,7 @@ class UseCases:
             work=parts.work,
             metrics=parts.metrics,
             utc_now=parts.utc_now,
+            monotonic_s=parts.monotonic_s,
         )
 
     def _jobs(self) -> Jobs:
@@ -136,6 +139,7 @@ class UseCases:
             archive=stores.archive,
             sampled=self._sampled,
             bus=self._parts.bus,
+            stopping=self._stopping,
         )
 
     def _following(self) -> Following:
@@ -147,6 +151,7 @@ class UseCases:
             bus=parts.bus,
             meters=self._meters,
             results=self.results,
+            stopping=self._stopping,
             monotonic_s=parts.monotonic_s,
         )
 

@@ -18,6 +18,7 @@ from orchestrator.errors import JobNotFoundError
 from orchestrator.metering import Meters
 from orchestrator.ports import EventBus, EventStore, JobStore, RunStore, Subscription, Wake
 from orchestrator.results import Results
+from orchestrator.waking import next_wake
 
 PING_INTERVAL_S: Final = 15.0
 PROGRESS_INTERVAL_S: Final = 0.2
@@ -57,8 +58,10 @@ class _Throttle:
         return max(0.0, self.passed_s + self.interval_s - self.monotonic_s())
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Following:
+    """stopping: shared with all that streams; set by `stop`."""
+
     jobs: JobStore
     runs: RunStore
     events: EventStore
@@ -66,11 +69,11 @@ class Following:
     meters: Meters
     results: Results
     monotonic_s: Callable[[], float]
-    _stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    stopping: asyncio.Event
 
     def stop(self) -> None:
-        """End every stream soon; new ones end at once."""
-        self._stopping.set()
+        """End every stream soon, those of results too; new ones end at once."""
+        self.stopping.set()
 
     async def is_over(self, job_id: str, *, last_id: int) -> bool:
         """Whether a client that saw `last_id` has seen the job's end. Raises JobNotFoundError."""
@@ -103,7 +106,7 @@ class Following:
                 for progress in throttle.take():
                     yield _progress_event(job.id, progress)
                 wake = await self._wake(subscription, throttle)
-                if self._stopping.is_set():
+                if self.stopping.is_set():
                     return
                 if wake is None:
                     yield None
@@ -126,7 +129,7 @@ class Following:
                         if not job.state.is_terminal:
                             yield _progress_event(job.id, progress)
                 wake = await self._wake(subscription, throttle)
-                if self._stopping.is_set():
+                if self.stopping.is_set():
                     return
                 if wake is None:
                     yield None
@@ -134,21 +137,9 @@ class Following:
                     throttle.add(wake.progress)
 
     async def _wake(self, subscription: Subscription, throttle: _Throttle) -> Wake | None:
-        """Until something happened, held-back progress is due, or 15 s have passed (None)."""
-        if self._stopping.is_set():
-            return None
+        """The next news, or that held-back progress is due; None when 15 s have passed or the server stops."""
         timeout_s = throttle.due_in_s() if throttle.waiting else PING_INTERVAL_S
-        stopped = asyncio.ensure_future(self._stopping.wait())
-        woken = asyncio.ensure_future(subscription.next(timeout_s=timeout_s))
-        try:
-            await asyncio.wait({stopped, woken}, return_when=asyncio.FIRST_COMPLETED)
-            if not woken.done():
-                return None
-            wake = woken.result()
-        finally:
-            stopped.cancel()
-            woken.cancel()
-            await asyncio.gather(stopped, woken, return_exceptions=True)
+        wake = await next_wake(subscription, self.stopping, timeout_s=timeout_s)
         return wake if wake.rang or wake.progress or throttle.waiting else None
 
     async def _exists(self, job_id: str) -> bool:

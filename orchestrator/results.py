@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -17,6 +18,7 @@ from orchestrator.core.views import apply_view, checked_view, class_ids_of, supp
 from orchestrator.errors import ThresholdOutOfRangeError
 from orchestrator.ports import CandidateArchive, EventBus, JobStore, PartStore, RunStore, VideoStore
 from orchestrator.sampled_runs import SampledRuns
+from orchestrator.waking import next_wake
 
 # As many frames as the archive keeps in a row group: a page reads one or two of them.
 BLOCK_FRAMES: Final = 1000
@@ -78,6 +80,8 @@ class Timeline:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Results:
+    """stopping: set when the server stops; views that follow a run end then."""
+
     jobs: JobStore
     runs: RunStore
     videos: VideoStore
@@ -85,6 +89,7 @@ class Results:
     archive: CandidateArchive
     sampled: SampledRuns
     bus: EventBus
+    stopping: asyncio.Event
 
     async def open(
         self,
@@ -97,7 +102,8 @@ class Results:
     ) -> tuple[ResultHeader, AsyncIterator[DetectionBlock]]:
         """The header, and the blocks of frames first_frame..last_frame (source indices, inclusive).
 
-        follow: go on until the job ends. Raises JobNotFoundError, RequestInvalidError, both before the first block.
+        follow: go on until the job ends, or the server stops. Raises JobNotFoundError, RequestInvalidError, both
+        before the first block.
         """
         header = await self._header(job_id, request)
         if first_frame < 0 or (last_frame is not None and last_frame < first_frame):
@@ -190,7 +196,9 @@ class Results:
                 is_read = last_frame is not None and next_frame > last_frame
                 if is_read or not follow or run.state is RunState.SUCCEEDED or job.state.is_terminal:
                     return
-                await subscription.next(timeout_s=FOLLOW_POLL_S)
+                await next_wake(subscription, self.stopping, timeout_s=FOLLOW_POLL_S)
+                if self.stopping.is_set():
+                    return
 
     async def _block(
         self, run: Run, frames: SampledFrames, view: View, *, first: int, last: int, failed: Mapping[int, str]

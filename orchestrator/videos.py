@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import structlog
@@ -18,7 +18,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Videos:
-    """utc_now: aware. work: rung when there is an index to make or one more is there."""
+    """utc_now: aware. monotonic_s: for durations. work: rung when there is an index to make or one more is there."""
 
     store: VideoStore
     files: VideoFiles
@@ -26,6 +26,7 @@ class Videos:
     work: Doorbell
     metrics: Metrics
     utc_now: Callable[[], datetime]
+    monotonic_s: Callable[[], float]
 
     async def receive(self, chunks: AsyncIterator[bytes], *, file_name: str, owner: str) -> Video:
         """Store a video as its bytes arrive, and read its header; the index follows in the background.
@@ -76,10 +77,12 @@ class Videos:
         if not pending:
             return False
         video = pending[0]
+        began_s = self.monotonic_s()
         try:
             index, report = await self.reader.make_index(self.files.content_path(video.id))
             await self.files.save_index(video.id, index)
-            await self.store.set_indexed(video.id, report)
+            indexing_s = self.monotonic_s() - began_s
+            await self.store.set_indexed(video.id, replace(report, indexing_s=indexing_s))
             log.info("video indexed", video_id=video.id, frames=report.frame_count, warnings=report.warnings)
         except VideoError as exc:
             await self.store.set_index_failed(video.id, Failure(code=exc.code, message=str(exc)))

@@ -152,6 +152,7 @@ class FrameIndex:
 class IndexReport:
     """What making the index told about the file. duration_s: last frame's end since the first frame.
 
+    indexing_s: how long it took, None until it is known.
     warnings speak of missing or suspect frames, notes of anything else; both are short stable codes.
     """
 
@@ -159,6 +160,7 @@ class IndexReport:
     duration_s: float
     fps: float | None
     is_vfr: bool
+    indexing_s: float | None = None
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 

@@ -101,7 +101,7 @@ class TimingsAnswer(msgspec.Struct, frozen=True):
     """Seconds. Stages overlap and run side by side, so the sum may exceed the wall time."""
 
     queued: Annotated[float | None, Meta(description="Null while the job waits for its turn.")]
-    indexing: Annotated[float | None, Meta(description="Null where it is not known.")]
+    indexing: Annotated[float | None, Meta(description="Null until the video is indexed.")]
     decoding: float
     waiting: float
     inferring: float
@@ -189,11 +189,11 @@ def _params_of(snapshot: JobSnapshot) -> JobParams:
 
 
 def _timings_of(snapshot: JobSnapshot) -> TimingsAnswer:
-    job, seconds = snapshot.job, snapshot.run.seconds
+    job, seconds, report = snapshot.job, snapshot.run.seconds, snapshot.video.report
     turn_at = job.started_at or job.finished_at
     return TimingsAnswer(
         queued=None if turn_at is None else round(max(0.0, (turn_at - job.created_at).total_seconds()), 3),
-        indexing=None,
+        indexing=None if report is None or report.indexing_s is None else round(report.indexing_s, 3),
         decoding=round(seconds.decoding, 3),
         waiting=round(seconds.waiting, 3),
         inferring=round(seconds.inferring, 3),

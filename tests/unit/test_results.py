@@ -139,3 +139,15 @@ async def test_what_was_not_stored_and_what_means_nothing_is_refused_before_the_
         await process.results.timeline(job_id, ViewRequest(), bucket_s=0)
     with pytest.raises(JobNotFoundError):
         await process.results.open("job_unknown", ViewRequest())
+
+
+async def test_a_view_that_follows_ends_when_the_server_stops() -> None:
+    process = Process()
+    job_id = (await process.submit()).job.id
+    await process.plan()
+    await process.worker.work_once()
+    _, blocks = await process.results.open(job_id, ViewRequest(), follow=True)
+    assert frames_of([await anext(blocks)]) == list(range(8))
+    process.following.stop()
+    async with asyncio.timeout(5):
+        assert [block async for block in blocks] == []
