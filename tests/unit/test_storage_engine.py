@@ -195,7 +195,9 @@ async def test_a_database_in_a_folder_that_is_missing_is_a_storage_error(tmp_pat
             pass
 
 
-@pytest.mark.parametrize("url", ["mysql+aiomysql://localhost/x", "no url", "nosuch://x", "sqlite:///x.db", "sqlite+aiosqlite://"])
+@pytest.mark.parametrize(
+    "url", ["mysql+aiomysql://localhost/x", "no url", "nosuch://x", "sqlite:///x.db", "sqlite+aiosqlite://"]
+)
 async def test_other_databases_are_refused(tmp_path: Path, url: str) -> None:
     with pytest.raises(SettingsError):
         async with open_database(settings_of(tmp_path, url)):
