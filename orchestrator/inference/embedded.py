@@ -27,7 +27,7 @@ from orchestrator.inference.installation import (
     linked_backends,
 )
 from orchestrator.inference.port_reservation import reserve_ports
-from orchestrator.inference.server_process import ServerProcess, dead_children
+from orchestrator.inference.server_process import ServerProcess
 from orchestrator.settings import TritonSettings
 from orchestrator.telemetry import Metrics
 
@@ -99,7 +99,7 @@ class EmbeddedTriton:
 
     def is_broken(self) -> bool:
         """Whether it is down, or about to be started again because a model lost its process."""
-        return self._process is None or self.state is not EmbeddedState.READY or bool(dead_children(self._process.pid))
+        return self._process is None or self.state is not EmbeddedState.READY or bool(self._process.dead_children())
 
     async def wait_ready(self) -> None:
         """Wait for the first start. Raises TritonStartError if that went wrong."""

@@ -137,7 +137,7 @@ def build_command(
     region_prefix: str,
     niceness: int,
 ) -> list[str]:
-    """The whole command line, launcher included; every address is the loopback's.
+    """The whole command line, guardian included; every address is the loopback's.
 
     Broken models do not take the server down, but keep it from being ready. Configurations are complete, so they are
     not completed by starting every model's stub once more. The ports may be held by
@@ -164,8 +164,9 @@ def build_command(
         "allow-sagemaker": "false",
         "allow-vertex-ai": "false",
     }
-    launcher = Path(__file__).with_name("launcher.py")
-    prefix = [installation.python, "-I", "-S", launcher, os.getpid(), niceness, installation.server]
+    guardian = Path(__file__).with_name("guardian.py")
+    duties = [os.getpid(), niceness, EXIT_TIMEOUT_S + 1, region_prefix]
+    prefix = [installation.python, "-I", "-S", guardian, *duties, installation.server]
     return [
         *map(str, prefix),
         "--disable-auto-complete-config",

@@ -21,8 +21,8 @@ log = structlog.get_logger(__name__)
 POLL_S: Final = 0.05
 HEALTH_POLL_S: Final = 1.0
 HEALTH_TIMEOUT_S: Final = 5.0
-# Triton looks once a second whether it may exit, so its own grace period comes a little late.
-STOP_TIMEOUT_S: Final = EXIT_TIMEOUT_S + 2.0
+# Triton looks once a second whether it may exit; the guardian gives it that second, and cleans up.
+STOP_TIMEOUT_S: Final = EXIT_TIMEOUT_S + 3.0
 SHARED_MEMORY: Final = Path("/dev/shm")
 LOG_TAIL_BYTES: Final = 64 * 1024
 LONGEST_ERROR: Final = 500
@@ -32,7 +32,7 @@ NO_NEWS: Final = ("CudaDriverHelper has not been initialized", "Failed to initia
 
 
 class ServerProcess:
-    """A server in a process group of its own. Made by `start`, ended by `stop`, which must be called."""
+    """A server below its guardian, in a process group of their own. Made by `start`, and must be ended by `stop`."""
 
     def __init__(self, process: asyncio.subprocess.Process, *, log_path: Path, region_prefix: str) -> None:
         self._process = process
@@ -60,8 +60,14 @@ class ServerProcess:
         return cls(process, log_path=log_path, region_prefix=region_prefix)
 
     @property
-    def pid(self) -> int:
-        return self._process.pid
+    def pid(self) -> int | None:
+        """Of the server itself; None before its guardian started it and after it ended."""
+        children = _children_of(self._process.pid)
+        return children[0] if children else None
+
+    def dead_children(self) -> frozenset[int]:
+        """Processes of models that ended without the server noticing."""
+        return frozenset(child for child in _children_of(self.pid) if _state_of(child) == "Z")
 
     async def wait_ready(self, http_port: int, *, timeout_s: float) -> None:
         """Return when it answers; it does so once every model is loaded or has failed to. Raises TritonStartError."""
@@ -86,7 +92,7 @@ class ServerProcess:
             while not ended.done():
                 # Seen with 2.51: the backend never starts a lost stub again, and its model still calls itself ready.
                 # A stub that it ended itself, when a model is loaded anew, is gone by the next look.
-                dead = dead_children(self.pid)
+                dead = self.dead_children()
                 if dead & dead_before:
                     return "a process of a model died"
                 dead_before = dead
@@ -117,7 +123,7 @@ class ServerProcess:
     async def kill(self) -> None:
         """SIGKILL to whatever of the group still lives."""
         with suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
+            os.killpg(self._process.pid, signal.SIGKILL)
         await self._process.wait()
         for region in SHARED_MEMORY.glob(f"{self._region_prefix}*"):
             region.unlink(missing_ok=True)
@@ -137,13 +143,13 @@ async def is_live(http_port: int) -> bool:
         return False
 
 
-def dead_children(pid: int) -> frozenset[int]:
-    """Children of the process that ended and have not been waited for; none when the process itself is gone."""
+def _children_of(pid: int | None) -> list[int]:
+    """Children of a process; none when it has gone."""
     lists = [_read_proc(path) for path in Path(f"/proc/{pid}/task").glob("*/children")]
-    return frozenset(int(child) for child in " ".join(lists).split() if _state_of(child) == "Z")
+    return [int(child) for child in " ".join(lists).split()]
 
 
-def _state_of(pid: str) -> str:
+def _state_of(pid: int) -> str:
     # The state follows the command's name, which stands in brackets and may hold anything.
     fields = _read_proc(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
     return fields[0] if fields else ""

@@ -204,34 +204,47 @@ PARENT = """
 import asyncio, sys
 from pathlib import Path
 from prometheus_client import CollectorRegistry
+from orchestrator.core.types import ModelVersion
+from orchestrator.inference.connection import open_connection
 from orchestrator.inference.embedded import open_embedded_triton
+from orchestrator.inference.model import build_request
 from orchestrator.telemetry import Metrics, configure_logging
-from tests.support.triton import triton_settings
+from tests.support.triton import MEAN_COLOUR, SLOW, batch_of, noise, triton_settings
 
 async def main():
     repository = Path(sys.argv[1])
+    frames = noise(1)
+    frames[0, 0, 0] = SLOW
+    request = build_request(ModelVersion(MEAN_COLOUR, 1, ""), batch_of(0, frames), region=None, offset=0)
     metrics = Metrics(CollectorRegistry())
-    async with open_embedded_triton(triton_settings(repository), log_dir=repository.parent, metrics=metrics) as triton:
+    async with (
+        open_embedded_triton(triton_settings(repository), log_dir=repository.parent, metrics=metrics) as triton,
+        open_connection(triton.grpc_url) as connection,
+        asyncio.TaskGroup() as group,
+    ):
+        calls = [group.create_task(connection.call("ModelInfer", lambda: request, timeout_s=60)) for _ in range(8)]
+        await calls[0]
         print(triton.pid, triton.region_prefix, flush=True)
-        await asyncio.Event().wait()
 
 configure_logging("text", "info")
 asyncio.run(main())
 """
 
 
-async def test_triton_ends_with_its_parent_and_leaves_nothing(repository: Path) -> None:
+async def test_a_busy_triton_ends_with_its_parent_and_leaves_nothing(repository: Path) -> None:
     parent = await asyncio.create_subprocess_exec(
         sys.executable, "-c", PARENT, str(repository), cwd=ROOT, stdout=asyncio.subprocess.PIPE
     )
     assert parent.stdout is not None
     try:
         pid, region_prefix = (await parent.stdout.readline()).decode().split()
-        server_and_stub = [os.pidfd_open(process) for process in (int(pid), *children_of(int(pid)))]
+        guardian = children_of(parent.pid)
+        stubs = children_of(int(pid))
+        family = [os.pidfd_open(process) for process in (*guardian, int(pid), *stubs)]
     finally:
         parent.kill()
         await parent.wait()
-    assert len(server_and_stub) == 2
-    for process in server_and_stub:
+    assert len(family) == 3
+    for process in family:
         await end_of(process)
     assert not regions(region_prefix)
