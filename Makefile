@@ -18,6 +18,7 @@ HASHED = $(PIP_INSTALL) --require-hashes
 
 # An environment is complete when its stamp is there. Each is made from nothing, so that one that was interrupted,
 # or made for other requirements, leaves nothing behind; the stamp goes with the folder.
+SERVE_LIBRARIES := .venv/.libraries
 SERVE := .venv/.complete
 DEV := .venv/.complete-dev
 TRITON := .venv-triton/.complete
@@ -48,7 +49,7 @@ model-arguments:
 	@test -n "$(NAME)" || { echo "make model: NAME=name is missing" >&2; exit 2; }
 
 .PHONY: test
-test: $(DEV) $(TRITON) ## all tests but those of the export: [TESTS=tests/unit]
+test: $(SERVE) $(DEV) $(TRITON) ## all tests but those of the export: [TESTS=tests/unit]
 	.venv/bin/python -m pytest -q $(TESTS)
 
 .PHONY: test-export
@@ -56,7 +57,7 @@ test-export: $(TRITON) $(EXPORT) ## the tests of the export; installs PyTorch
 	.venv-export/bin/python -m pytest -q tests/export
 
 .PHONY: check
-check: $(DEV) ## lint, types, import contracts, names and sizes
+check: $(SERVE) $(DEV) ## lint, types, import contracts, names and sizes
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
@@ -68,14 +69,17 @@ clean: ## remove environments and caches; videos, results and models stay
 	rm -rf .venv .venv-triton .venv-export .mypy_cache .ruff_cache .pytest_cache .hypothesis .build
 	find benchmarks export orchestrator tests trireel -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(SERVE): requirements/serve.txt requirements/build.txt pyproject.toml
+$(SERVE_LIBRARIES): requirements/serve.txt requirements/build.txt
 	@echo "Setting up .venv (serving) ..."
 	@python=$$(requirements/find_python.sh) && "$$python" -m venv --clear .venv
 	@.venv/$(HASHED) -r requirements/serve.txt -r requirements/build.txt
+	@touch $@
+
+$(SERVE): $(SERVE_LIBRARIES) pyproject.toml
 	@.venv/$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(DEV): $(SERVE) requirements/dev.txt
+$(DEV): $(SERVE_LIBRARIES) requirements/dev.txt
 	@echo "Setting up .venv (development) ..."
 	@.venv/$(PIP_INSTALL) -r requirements/dev.txt
 	@touch $@
