@@ -29,7 +29,7 @@ def open_container(fd: int, *, max_frame_pixels: int) -> InputContainer:
             "fd:",
             mode="r",
             # Also reaches the decoders that libav opens to probe the streams.
-            options={"max_pixels": str(max_frame_pixels), "threads": "1"},
+            options={"max_pixels": _backstop_pixels(max_frame_pixels), "threads": "1"},
             container_options={
                 "fd": str(fd),
                 "protocol_whitelist": "fd",
@@ -58,5 +58,10 @@ def picture_stream(container: InputContainer, *, max_frame_pixels: int) -> Video
             f"its frames have {context.width}x{context.height} pixels, over the limit of {max_frame_pixels} in all"
         )
     context.thread_count = 1
-    context.options = {"max_pixels": str(max_frame_pixels)}
+    context.options = {"max_pixels": _backstop_pixels(max_frame_pixels)}
     return stream
+
+
+def _backstop_pixels(max_frame_pixels: int) -> str:
+    """The size at which libav itself refuses, before it allocates; it counts padded rows (192 pixels for 160)."""
+    return str(2 * max_frame_pixels)

@@ -1,0 +1,250 @@
+"""Decoder children that die, stall or are left alone: the orchestrator lives on, and every slot comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import uvloop
+
+from orchestrator.errors import DecoderCrashedError, DecoderStalledError
+from orchestrator.ports import SegmentRequest
+from tests.support.decoding import BATCH_FRAMES, LIMITS, SLOTS, Reader, decode_segment, open_reader, segment_requests
+from tests.support.needs import ROOT
+from tests.support.videos import FRAMES, VideoSpec, make_video
+
+CLIP = VideoSpec(file_name="clip.mp4", codec="mpeg4", options={"g": "12"})
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_video(CLIP, tmp_path_factory.mktemp("clip"))
+
+
+def children_of(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for task in tasks for child in task.read_text(encoding="ascii").split()]
+
+
+def decoder_parent() -> int:
+    """The one decoder parent that this process started."""
+    (pid,) = [
+        pid
+        for pid in children_of(os.getpid())
+        if b"orchestrator.video.decoder_parent" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+    return pid
+
+
+async def long_segment(reader: Reader, clip: Path) -> SegmentRequest:
+    index, _ = await reader.decoders.make_index(clip)
+    return segment_requests(clip, index, segment_frames=FRAMES)[1]
+
+
+async def read_until_error(reader: Reader, request: SegmentRequest, disturb: Callable[[], None]) -> int:
+    """Disturb after the first batch; the number of frames that came before the error."""
+    frames = 0
+    async with reader.decoders.open_segment(request) as batches:
+        while (batch := await batches.next()) is not None:
+            if not frames:
+                disturb()
+            frames += len(batch.stamps)
+            reader.slots.give_back(batch.slot)
+    raise AssertionError("the segment ended as if nothing had happened")
+
+
+async def test_a_killed_child_costs_its_segment_only(clip: Path) -> None:
+    async with open_reader() as reader:
+        request = await long_segment(reader, clip)
+
+        def kill_child() -> None:
+            (child,) = children_of(decoder_parent())
+            os.kill(child, signal.SIGKILL)
+
+        parent = decoder_parent()
+        with pytest.raises(DecoderCrashedError, match="SIGKILL"):
+            await read_until_error(reader, request, kill_child)
+        assert reader.slots.free_count == SLOTS
+        rows, _ = await decode_segment(reader, request)
+        assert len(rows) == len(request.stamps)
+        assert decoder_parent() == parent
+        exits = reader.metrics.registry.get_sample_value("trireel_decoder_exits_total", {"reason": "crashed"})
+        assert exits == 1
+
+
+async def test_a_killed_parent_is_started_again(clip: Path) -> None:
+    async with open_reader() as reader:
+        request = await long_segment(reader, clip)
+        with pytest.raises(DecoderCrashedError):
+            await read_until_error(reader, request, lambda: os.kill(decoder_parent(), signal.SIGKILL))
+        assert reader.slots.free_count == SLOTS
+        rows, _ = await decode_segment(reader, request)
+        assert len(rows) == len(request.stamps)
+
+
+async def test_a_parent_killed_between_two_calls_is_not_noticed(clip: Path) -> None:
+    async with open_reader() as reader:
+        request = await long_segment(reader, clip)
+        await decode_segment(reader, request)
+        handle = os.pidfd_open(decoder_parent())
+        signal.pidfd_send_signal(handle, signal.SIGKILL)
+        await ended(handle)
+        rows, _ = await decode_segment(reader, replace(request, run_id="another"))
+        assert len(rows) == len(request.stamps)
+
+
+async def test_a_child_that_shows_no_life_is_killed(clip: Path) -> None:
+    async with open_reader(stall_timeout_s=1) as reader:
+        request = await long_segment(reader, clip)
+        stopped: list[int] = []
+
+        def stop_child() -> None:
+            stopped.extend(children_of(decoder_parent()))
+            os.kill(stopped[0], signal.SIGSTOP)
+
+        with pytest.raises(DecoderStalledError):
+            await read_until_error(reader, request, stop_child)
+        assert stopped[0] not in children_of(decoder_parent())
+        assert reader.slots.free_count == SLOTS
+
+
+async def test_waiting_for_a_slot_is_no_stall(clip: Path) -> None:
+    async with open_reader(stall_timeout_s=1) as reader:
+        request = await long_segment(reader, clip)
+        async with reader.decoders.open_segment(request) as batches:
+            first = await batches.next()
+            assert first is not None
+            # All other slots are taken, so the child cannot fill any, for longer than the time-out.
+            taken = []
+            while (slot := reader.slots.try_lease()) is not None:
+                taken.append(slot)
+            second = await batches.next()
+            assert second is not None
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(batches.next(), 1.5)
+            for slot in (first.slot, second.slot, *taken):
+                reader.slots.give_back(slot)
+            frames = len(first.stamps) + len(second.stamps)
+            while (batch := await batches.next()) is not None:
+                frames += len(batch.stamps)
+                reader.slots.give_back(batch.slot)
+        assert frames == len(request.stamps)
+
+
+async def test_leaving_a_segment_early_gives_every_slot_back(clip: Path) -> None:
+    async with open_reader() as reader:
+        request = await long_segment(reader, clip)
+        async with reader.decoders.open_segment(request) as batches:
+            batch = await batches.next()
+            assert batch is not None
+            assert len(batch.stamps) == BATCH_FRAMES
+        assert reader.slots.free_count == SLOTS - 1
+        reader.slots.give_back(batch.slot)
+        assert children_of(decoder_parent()) == []
+
+
+@pytest.mark.parametrize("batches_before", [0, 1, 3])
+async def test_cancelling_a_reader_gives_every_slot_back(clip: Path, batches_before: int) -> None:
+    async with open_reader() as reader:
+        request = await long_segment(reader, clip)
+        reached = asyncio.Event()
+
+        async def read() -> None:
+            async with reader.decoders.open_segment(request) as batches:
+                for _ in range(batches_before):
+                    batch = await batches.next()
+                    assert batch is not None
+                    reader.slots.give_back(batch.slot)
+                reached.set()
+                while (batch := await batches.next()) is not None:
+                    reader.slots.give_back(batch.slot)
+
+        task = asyncio.create_task(read())
+        await reached.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert reader.slots.free_count == SLOTS
+
+
+async def test_segments_share_few_slots_without_a_deadlock(clip: Path) -> None:
+    async with open_reader() as reader:
+        index, _ = await reader.decoders.make_index(clip)
+        requests = [segment_requests(clip, index, segment_frames=FRAMES, run_id=f"{n}")[1] for n in range(6)]
+        results = await asyncio.gather(*(decode_segment(reader, request) for request in requests))
+        assert [len(rows) for rows, _ in results] == [len(request.stamps) for request in requests]
+
+
+async def test_a_child_over_its_memory_dies_alone(clip: Path) -> None:
+    async with open_reader(limits=replace(LIMITS, decoder_memory_bytes=200_000)) as reader:
+        with pytest.raises(DecoderCrashedError):
+            await reader.decoders.make_index(clip)
+
+
+def test_everything_works_on_uvloop(clip: Path) -> None:
+    async def read() -> int:
+        async with open_reader() as reader:
+            await reader.decoders.read_header(clip)
+            request = await long_segment(reader, clip)
+            with pytest.raises(DecoderCrashedError):
+                await read_until_error(reader, request, lambda: os.kill(decoder_parent(), signal.SIGKILL))
+            rows, _ = await decode_segment(reader, request)
+            return len(rows)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(read()) == FRAMES - 8
+
+
+def test_nothing_outlives_an_orchestrator_that_is_killed(clip: Path) -> None:
+    program = f"""
+import asyncio, sys
+from pathlib import Path
+from tests.support.decoding import open_reader
+from tests.integration.test_video_children import children_of, decoder_parent, long_segment
+
+async def main():
+    async with open_reader() as reader:
+        request = await long_segment(reader, Path({str(clip)!r}))
+        async with reader.decoders.open_segment(request) as batches:
+            await batches.next()
+            parent = decoder_parent()
+            print(parent, *children_of(parent), reader.slots.key, flush=True)
+            await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        # `Popen` of the decoder parent logs to standard output as well; the line with three words is ours.
+        words = next(line.split() for line in process.stdout if line.split()[0].isdigit())
+        handles = [os.pidfd_open(int(pid)) for pid in words[:2]]
+        process.kill()
+        for handle in handles:
+            asyncio.run(ended(handle))
+    # What a killed orchestrator leaves behind goes when the next one starts.
+    region = Path("/dev/shm") / words[2].lstrip("/")
+    assert region.exists()
+    asyncio.run(start_and_stop())
+    assert not region.exists()
+
+
+async def ended(handle: int) -> None:
+    """Wait for the end of a process; closes its handle, which becomes readable then."""
+    end = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_reader(handle, end.set)
+    await asyncio.wait_for(end.wait(), 20)
+    loop.remove_reader(handle)
+    os.close(handle)
+
+
+async def start_and_stop() -> None:
+    async with open_reader():
+        pass
