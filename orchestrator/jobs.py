@@ -131,7 +131,7 @@ class Jobs:
 
     async def remove(self, job_id: str) -> None:
         """Delete the job in any state, and what nobody else uses of its run. Raises JobNotFoundError."""
-        orphaned_run = await self.store.remove(job_id, now=self.utc_now())
+        orphaned_run = await self.store.remove(job_id)
         if orphaned_run:
             await self.archive.remove(orphaned_run)
             self.meters.end(orphaned_run)

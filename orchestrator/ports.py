@@ -86,6 +86,7 @@ class JobStore(Protocol):
         """Insert the job with its first event, and find or make its run; `card` describes the run's model.
 
         A run that failed is not found again. A job whose run has succeeded is answered SUCCEEDED, with its events.
+        Raises VideoNotFoundError.
         """
 
     async def get(self, job_id: str) -> Job:
@@ -109,7 +110,10 @@ class JobStore(Protocol):
         """
 
     async def cancel(self, job_id: str, *, now: datetime) -> Job:
-        """Legal in every state, and twice; terminal jobs stay as they are. RUNNING becomes CANCELLING."""
+        """Legal in every state, and twice; terminal jobs stay as they are. RUNNING becomes CANCELLING.
+
+        Raises JobNotFoundError.
+        """
 
     async def settle_cancelled(self, *, now: datetime) -> Sequence[Job]:
         """Move CANCELLING jobs to CANCELLED where no segment is leased for them alone."""
@@ -117,8 +121,11 @@ class JobStore(Protocol):
     async def expire(self, *, now: datetime) -> Sequence[Job]:
         """Fail live jobs that ran longer than their `timeout_s` with `job_timeout`."""
 
-    async def remove(self, job_id: str, *, now: datetime) -> str | None:
-        """Delete the job in any state; the id of its run if nobody else has it, which is deleted too, else None."""
+    async def remove(self, job_id: str) -> str | None:
+        """Delete the job in any state; the id of its run if nobody else has it, which is deleted too, else None.
+
+        Raises JobNotFoundError.
+        """
 
     async def of_run(self, run_id: str) -> Sequence[Job]: ...
 
@@ -179,12 +186,16 @@ class PartStore(Protocol):
     async def commit(self, lease: Lease, result: SegmentResult, *, now: datetime) -> Run:
         """Store a segment whole with its event and its share of the run's ledger, in one transaction.
 
-        Twice leaves one copy. Returns the run as it is after it. Raises LeaseLostError.
+        Twice leaves one copy. The time that writing took is added to the run's. Returns the run as it is after it.
+        Raises LeaseLostError.
         """
 
     def read(self, run_id: str, *, first_frame: int, last_frame: int | None) -> AsyncIterator[Candidates]:
         """Committed candidates of frames first_frame..last_frame (source indices, inclusive), in frame order,
-        one or more segments at a time; stops before the first segment that is not committed."""
+        one or more segments at a time; stops before the first segment that is not committed.
+
+        Raises PartsMovedError when the run was finalized: its candidates are in the archive.
+        """
 
     async def complete_through(self, run_id: str) -> int | None:
         """Source index of the last frame before the first segment that is not committed; None if there is none."""

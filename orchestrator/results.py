@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from orchestrator.core.records import Job, Run, Video
@@ -15,10 +16,12 @@ from orchestrator.core.sampling import SampledFrames
 from orchestrator.core.states import RunState
 from orchestrator.core.types import Candidates, View
 from orchestrator.core.views import apply_view, checked_view, class_ids_of, suppresses_again
-from orchestrator.errors import ThresholdOutOfRangeError
+from orchestrator.errors import PartsMovedError, ThresholdOutOfRangeError
 from orchestrator.ports import CandidateArchive, EventBus, JobStore, PartStore, RunStore, VideoStore
 from orchestrator.sampled_runs import SampledRuns
 from orchestrator.waking import next_wake
+
+log = structlog.get_logger()
 
 # As many frames as the archive keeps in a row group: a page reads one or two of them.
 BLOCK_FRAMES: Final = 1000
@@ -167,10 +170,11 @@ class Results:
     async def _candidates(self, run: Run, *, first_frame: int, last_frame: int) -> Candidates:
         """All candidates of the frames, from wherever the run keeps them now."""
         if run.state is not RunState.SUCCEEDED:
-            pieces = [part async for part in self.parts.read(run.id, first_frame=first_frame, last_frame=last_frame)]
-            # Finalizing deletes the parts: what was read before that is whole, what was read after is not.
-            if (await self.runs.get(run.id)).state is not RunState.SUCCEEDED:
-                return Candidates.concatenate(pieces)
+            try:
+                parts = self.parts.read(run.id, first_frame=first_frame, last_frame=last_frame)
+                return Candidates.concatenate([part async for part in parts])
+            except PartsMovedError:
+                log.debug("run was finalized while it was read", run_id=run.id)
         groups = self.archive.read(run.id, first_frame=first_frame, last_frame=last_frame)
         return Candidates.concatenate([group async for group in groups])
 

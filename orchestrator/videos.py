@@ -77,18 +77,23 @@ class Videos:
         if not pending:
             return False
         video = pending[0]
-        began_s = self.monotonic_s()
         try:
-            index, report = await self.reader.make_index(self.files.content_path(video.id))
-            await self.files.save_index(video.id, index)
-            indexing_s = self.monotonic_s() - began_s
-            await self.store.set_indexed(video.id, replace(report, indexing_s=indexing_s))
-            log.info("video indexed", video_id=video.id, frames=report.frame_count, warnings=report.warnings)
-        except VideoError as exc:
-            await self.store.set_index_failed(video.id, Failure(code=exc.code, message=str(exc)))
-            log.info("video cannot be indexed", video_id=video.id, code=exc.code)
+            await self._index(video)
         except VideoNotFoundError:
             log.info("video was deleted while it was indexed", video_id=video.id)
             await self.files.remove(video.id)
         self.work.ring()
         return True
+
+    async def _index(self, video: Video) -> None:
+        began_s = self.monotonic_s()
+        try:
+            index, report = await self.reader.make_index(self.files.content_path(video.id))
+        except VideoError as exc:
+            await self.store.set_index_failed(video.id, Failure(code=exc.code, message=str(exc)))
+            log.info("video cannot be indexed", video_id=video.id, code=exc.code)
+            return
+        await self.files.save_index(video.id, index)
+        report = replace(report, indexing_s=self.monotonic_s() - began_s)
+        await self.store.set_indexed(video.id, report)
+        log.info("video indexed", video_id=video.id, frames=report.frame_count, warnings=report.warnings)

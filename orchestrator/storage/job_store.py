@@ -133,7 +133,7 @@ class SqlJobStore:
                 for job in late
             ]
 
-    async def remove(self, job_id: str, *, now: datetime) -> str | None:
+    async def remove(self, job_id: str) -> str | None:
         """As `ports.JobStore.remove`. Raises JobNotFoundError."""
         async with self._database.write() as connection:
             job = await _load_job(connection, job_id)

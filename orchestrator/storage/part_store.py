@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
@@ -13,7 +15,7 @@ from orchestrator.core.commitment import committed_run
 from orchestrator.core.job_moves import frame_span, segment_event
 from orchestrator.core.records import Run, SegmentResult
 from orchestrator.core.states import NEXT_SEGMENT_STATES, SegmentState, moved
-from orchestrator.core.types import Candidates, Lease
+from orchestrator.core.types import Candidates, Lease, StageSeconds
 from orchestrator.errors import LeaseLostError, PartsMovedError
 from orchestrator.storage.engine import Database
 from orchestrator.storage.moves import load_run, save_run, tell
@@ -37,6 +39,7 @@ class SqlPartStore:
         self._threads = threads
 
     async def commit(self, lease: Lease, result: SegmentResult, *, now: datetime) -> Run:
+        began = time.monotonic()
         body = await self._threads.run(encode_part, result.candidates)
         async with self._database.write() as connection:
             segment = await _held_segment(connection, lease)
@@ -46,6 +49,9 @@ class SqlPartStore:
             run = committed_run(run, result)
             await _close_segment(connection, lease, segment, result)
             await connection.execute(insert(parts).values(run_id=lease.run_id, segment=lease.segment, body=body))
+            # All but the commit itself, which cannot be in what it commits.
+            writing = StageSeconds(writing=time.monotonic() - began)
+            run = replace(run, seconds=run.seconds + writing)
             await save_run(connection, run)
             await tell(connection, [segment_event(run, to_plan(segment), result)], run_id=run.id, now=now)
             return run

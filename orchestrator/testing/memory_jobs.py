@@ -129,7 +129,7 @@ class MemoryJobStore:
                 expired.append(self.world.move(job, JobState.FAILED, now=now, failure=failure))
         return expired
 
-    async def remove(self, job_id: str, *, now: datetime) -> str | None:
+    async def remove(self, job_id: str) -> str | None:
         job = self.world.job(job_id)
         del self.world.jobs[job_id]
         self.world.events = [event for event in self.world.events if event.job_id != job_id]

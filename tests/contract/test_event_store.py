@@ -129,6 +129,6 @@ async def test_all_jobs_are_told_of_without_segments(scenario: Scenario, stores:
 async def test_ids_are_never_used_again(scenario: Scenario, stores: StoresUnderTest) -> None:
     job = await scenario.submit(await scenario.add_video())
     seen = await stores.events.last_id()
-    await stores.jobs.remove(job.id, now=scenario.now)
+    await stores.jobs.remove(job.id)
     job = await scenario.submit(await stores.videos.get(job.video_id))
     assert [event.id > seen for event in await stores.events.after(job, last_id=0, limit=9)] == [True]

@@ -32,7 +32,7 @@ async def test_an_unknown_job_is_not_found(scenario: Scenario, stores: StoresUnd
     with pytest.raises(JobNotFoundError):
         await stores.jobs.cancel("job_0", now=scenario.now)
     with pytest.raises(JobNotFoundError):
-        await stores.jobs.remove("job_0", now=scenario.now)
+        await stores.jobs.remove("job_0")
 
 
 async def test_a_job_of_a_video_that_is_gone_is_refused_and_leaves_nothing(
@@ -192,9 +192,9 @@ async def test_the_last_job_takes_its_run_along(scenario: Scenario, stores: Stor
     other = await scenario.submit(await stores.videos.get(job.video_id))
     leased = await scenario.lease_one()
     await scenario.commit(leased)
-    assert await stores.jobs.remove(job.id, now=scenario.now) is None
+    assert await stores.jobs.remove(job.id) is None
     assert await stores.runs.ids() == {job.run_id}
-    assert await stores.jobs.remove(other.id, now=scenario.now) == job.run_id
+    assert await stores.jobs.remove(other.id) == job.run_id
     assert await stores.runs.ids() == frozenset()
     with pytest.raises(NotFoundError):
         await stores.runs.get(job.run_id)
@@ -204,7 +204,7 @@ async def test_the_last_job_takes_its_run_along(scenario: Scenario, stores: Stor
 
 async def test_jobs_are_removed_in_every_state(scenario: Scenario, stores: StoresUnderTest) -> None:
     async def remove(job: Job) -> None:
-        assert await stores.jobs.remove(job.id, now=scenario.now) == job.run_id
+        assert await stores.jobs.remove(job.id) == job.run_id
 
     await remove(await scenario.submit(await scenario.add_video()))
     await remove(await scenario.start())

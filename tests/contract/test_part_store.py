@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from orchestrator.core.types import Candidates, Ledger, StageSeconds
@@ -22,7 +24,9 @@ async def test_a_commit_counts_in_the_run(scenario: Scenario, stores: StoresUnde
     assert (run.segments_done, run.frames_total) == (2, 12)
     assert run.ledger == Ledger(planned=8, inferred=7, failed=1, skipped=7, reasons={"frame_corrupt": 1})
     assert run.ledger.is_closed
-    assert run.seconds == StageSeconds(decoding=1.0, waiting=0.5, inferring=4.0, writing=0.25)
+    assert replace(run.seconds, writing=0.0) == StageSeconds(decoding=1.0, waiting=0.5, inferring=4.0)
+    # A store adds what its own writing took.
+    assert run.seconds.writing >= 0.25
     assert run.warnings == ("input_ends_early", "frames_failed", "decode_errors")
 
 

@@ -280,7 +280,7 @@ async def test_a_run_that_succeeded_cannot_fail(scenario: Scenario, stores: Stor
 async def test_a_removed_run_is_nobodys_to_commit(scenario: Scenario, stores: StoresUnderTest) -> None:
     job = await scenario.start()
     leased = await scenario.lease_one()
-    await stores.jobs.remove(job.id, now=scenario.now)
+    await stores.jobs.remove(job.id)
     with pytest.raises(LeaseLostError):
         await scenario.commit(leased)
     with pytest.raises(LeaseLostError):

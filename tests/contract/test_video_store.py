@@ -96,7 +96,7 @@ async def test_a_video_stays_while_a_job_refers_to_it_even_a_finished_one(
     await stores.jobs.cancel(job.id, now=scenario.now)
     with pytest.raises(VideoInUseError):
         await stores.videos.remove(video.id)
-    await stores.jobs.remove(job.id, now=scenario.now)
+    await stores.jobs.remove(job.id)
     await stores.videos.remove(video.id)
 
 
@@ -106,6 +106,6 @@ async def test_a_video_stays_while_another_uploads_job_has_its_run_read_it(
     first, same_content = await scenario.add_video(), await scenario.add_video()
     job = await scenario.submit(first)
     await scenario.submit(same_content)
-    await stores.jobs.remove(job.id, now=scenario.now)
+    await stores.jobs.remove(job.id)
     with pytest.raises(VideoInUseError):
         await stores.videos.remove(first.id)
