@@ -96,3 +96,5 @@ def configure_logging(log_format: Literal["text", "json"], level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    # It tells of every plug-in that it sets up, at each start.
+    logging.getLogger("alembic").setLevel(max(root.level, logging.WARNING))

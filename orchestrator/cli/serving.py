@@ -25,6 +25,8 @@ def serve() -> None:
 
     settings = load_settings(os.environ)
 
+    # We start programs and use no gRPC in them: its hooks around fork only complain (grpcio 1.85 under uvloop).
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     from orchestrator.bootstrap import open_services
     from orchestrator.telemetry import configure_logging
     from orchestrator.web.server import run as run_server
