@@ -15,7 +15,7 @@ from orchestrator.core.letterbox import letterbox_into
 from orchestrator.core.types import Sampling
 from orchestrator.ports import SegmentRequest
 from tests.support.decoding import Reader, Row, decode_segment, open_reader, segment_requests
-from tests.support.videos import FRAMES, WHOLE, VideoSpec, make_video, number_of
+from tests.support.videos import FRAMES, HEIGHT_PX, WHOLE, WIDTH_PX, VideoSpec, make_video, number_of
 
 # One decoder parent serves all tests here: starting it takes longer than most of them.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -93,6 +93,15 @@ async def test_every_frame_stands_upright_and_carries_its_number(spec: VideoSpec
             box = row.box
             picture = row.pixels[box.pad_y_px :, box.pad_x_px :][: box.resized_h_px, : box.resized_w_px]
             assert number_of(picture) == row.index
+
+
+@pytest.mark.parametrize(
+    "spec", [each for each in WHOLE if each.rotation_deg or each.is_mirrored], ids=lambda spec: spec.file_name
+)
+async def test_the_header_tells_the_upright_size_and_the_turn(spec: VideoSpec, folder: Path, reader: Reader) -> None:
+    header = await reader.decoders.read_header(make_video(spec, folder))
+    assert (header.width_px, header.height_px) == (WIDTH_PX, HEIGHT_PX)
+    assert (header.rotation_deg, header.is_mirrored) == (spec.rotation_deg, spec.is_mirrored)
 
 
 async def test_sampled_frames_only_are_given(folder: Path, reader: Reader) -> None:
