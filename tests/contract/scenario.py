@@ -22,7 +22,7 @@ from orchestrator.core.types import (
     VideoHeader,
     View,
 )
-from orchestrator.ports import CandidateArchive, EventStore, JobStore, PartStore, RunStore, VideoFiles, VideoStore
+from orchestrator.ports import Stores
 
 START = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 LEASE = timedelta(seconds=60)
@@ -55,22 +55,9 @@ REPORT = IndexReport(
 FAILURE = Failure(code="video_unreadable", message="no demuxer opens it; convert it to mp4")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoresUnderTest:
-    """Stores that see one another's rows."""
-
-    videos: VideoStore
-    jobs: JobStore
-    runs: RunStore
-    parts: PartStore
-    events: EventStore
-    archive: CandidateArchive
-    files: VideoFiles
-
-
 @dataclass(slots=True)
 class Scenario:
-    stores: StoresUnderTest
+    stores: Stores
     now: datetime = START
     _videos: int = 0
 

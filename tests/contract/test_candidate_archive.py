@@ -8,7 +8,8 @@ import pytest
 
 from orchestrator.core.types import Candidates, FrameStamp
 from orchestrator.errors import StorageError
-from tests.contract.scenario import Scenario, StoresUnderTest, assert_equal, candidates_of
+from orchestrator.ports import Stores
+from tests.contract.scenario import Scenario, assert_equal, candidates_of
 
 
 async def one_by_one(pieces: list[Candidates]) -> AsyncIterator[Candidates]:
@@ -23,7 +24,7 @@ def pieces_of(frames: int, *, per_piece: int = 64, per_frame: int | None = None,
     ]
 
 
-async def test_what_was_written_comes_back_bit_by_bit(scenario: Scenario, stores: StoresUnderTest) -> None:
+async def test_what_was_written_comes_back_bit_by_bit(scenario: Scenario, stores: Stores) -> None:
     pieces = pieces_of(5000)
     await stores.archive.write("run_1", one_by_one(pieces))
     assert_equal(await scenario.read_archive("run_1"), Candidates.concatenate(pieces))
@@ -31,9 +32,7 @@ async def test_what_was_written_comes_back_bit_by_bit(scenario: Scenario, stores
 
 
 @pytest.mark.parametrize("per_piece", [1, 999, 1000, 1001, 4000])
-async def test_the_size_of_the_pieces_does_not_matter(
-    scenario: Scenario, stores: StoresUnderTest, per_piece: int
-) -> None:
+async def test_the_size_of_the_pieces_does_not_matter(scenario: Scenario, stores: Stores, per_piece: int) -> None:
     pieces = pieces_of(4000 if per_piece > 1 else 50, per_piece=per_piece, per_frame=1)
     await stores.archive.write("run_1", one_by_one(pieces))
     assert_equal(await scenario.read_archive("run_1"), Candidates.concatenate(pieces))
@@ -41,7 +40,7 @@ async def test_the_size_of_the_pieces_does_not_matter(
 
 @pytest.mark.parametrize(("first", "last"), [(0, 0), (3, 3), (1998, 2002), (4000, None), (9998, 9998), (10_000, None)])
 async def test_a_range_of_frames_is_read_and_nothing_else(
-    scenario: Scenario, stores: StoresUnderTest, first: int, last: int | None
+    scenario: Scenario, stores: Stores, first: int, last: int | None
 ) -> None:
     pieces = pieces_of(5000, per_frame=2)
     await stores.archive.write("run_1", one_by_one(pieces))
@@ -51,21 +50,21 @@ async def test_a_range_of_frames_is_read_and_nothing_else(
 
 @pytest.mark.parametrize("pieces", [[], [Candidates.empty()], pieces_of(300, per_frame=0)])
 async def test_a_run_without_candidates_has_an_archive_too(
-    scenario: Scenario, stores: StoresUnderTest, pieces: list[Candidates]
+    scenario: Scenario, stores: Stores, pieces: list[Candidates]
 ) -> None:
     await stores.archive.write("run_1", one_by_one(pieces))
     assert_equal(await scenario.read_archive("run_1"), Candidates.empty())
     assert await stores.archive.ids() == {"run_1"}
 
 
-async def test_writing_again_replaces(scenario: Scenario, stores: StoresUnderTest) -> None:
+async def test_writing_again_replaces(scenario: Scenario, stores: Stores) -> None:
     await stores.archive.write("run_1", one_by_one(pieces_of(10)))
     again = pieces_of(20)
     await stores.archive.write("run_1", one_by_one(again))
     assert_equal(await scenario.read_archive("run_1"), Candidates.concatenate(again))
 
 
-async def test_a_write_that_fails_leaves_what_was_there(scenario: Scenario, stores: StoresUnderTest) -> None:
+async def test_a_write_that_fails_leaves_what_was_there(scenario: Scenario, stores: Stores) -> None:
     async def broken() -> AsyncIterator[Candidates]:
         for piece in pieces_of(3000):
             yield piece
@@ -82,14 +81,12 @@ async def test_a_write_that_fails_leaves_what_was_there(scenario: Scenario, stor
     assert_equal(await scenario.read_archive("run_1"), Candidates.concatenate(pieces))
 
 
-async def test_a_run_without_an_archive_cannot_be_read(scenario: Scenario, stores: StoresUnderTest) -> None:
+async def test_a_run_without_an_archive_cannot_be_read(scenario: Scenario, stores: Stores) -> None:
     with pytest.raises(StorageError):
         await scenario.read_archive("run_1")
 
 
-async def test_a_removed_archive_is_gone_and_removing_twice_is_no_error(
-    scenario: Scenario, stores: StoresUnderTest
-) -> None:
+async def test_a_removed_archive_is_gone_and_removing_twice_is_no_error(scenario: Scenario, stores: Stores) -> None:
     await stores.archive.write("run_1", one_by_one(pieces_of(10)))
     await stores.archive.remove("run_1")
     await stores.archive.remove("run_1")
@@ -98,7 +95,7 @@ async def test_a_removed_archive_is_gone_and_removing_twice_is_no_error(
         await scenario.read_archive("run_1")
 
 
-async def test_parts_and_archive_hold_the_same(scenario: Scenario, stores: StoresUnderTest) -> None:
+async def test_parts_and_archive_hold_the_same(scenario: Scenario, stores: Stores) -> None:
     job = await scenario.start(segments=9, frames=300)
     await scenario.work_to_the_end()
     from_parts = await scenario.read_parts(job.run_id)

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from orchestrator.core.records import EventKind, Job
-from tests.contract.scenario import FAILURE, Scenario, StoresUnderTest
+from orchestrator.ports import Stores
+from tests.contract.scenario import FAILURE, Scenario
 
 
-async def told(stores: StoresUnderTest, job: Job) -> list[tuple[str, object]]:
+async def told(stores: Stores, job: Job) -> list[tuple[str, object]]:
     """Kind, and state or segment number, of all events of a job."""
     events = await stores.events.after(job, last_id=0, limit=1000)
     assert [event.id for event in events] == sorted({event.id for event in events})
     return [(event.kind.value, event.body.get("state", event.body.get("segment"))) for event in events]
 
 
-async def test_there_is_nothing_at_first(scenario: Scenario, stores: StoresUnderTest) -> None:
+async def test_there_is_nothing_at_first(scenario: Scenario, stores: Stores) -> None:
     assert await stores.events.last_id() == 0
     assert await stores.events.of_all_jobs_after(last_id=0, limit=10) == []
 
 
-async def test_a_jobs_life_is_told_in_order(scenario: Scenario, stores: StoresUnderTest) -> None:
+async def test_a_jobs_life_is_told_in_order(scenario: Scenario, stores: Stores) -> None:
     job = await scenario.start(segments=2, frames=4)
     await scenario.finish(job)
     assert await told(stores, job) == [
@@ -54,7 +55,7 @@ async def test_a_jobs_life_is_told_in_order(scenario: Scenario, stores: StoresUn
     assert events[5].id == await stores.events.last_id()
 
 
-async def test_failed_frames_are_counted_in_the_segments_event(scenario: Scenario, stores: StoresUnderTest) -> None:
+async def test_failed_frames_are_counted_in_the_segments_event(scenario: Scenario, stores: Stores) -> None:
     job = await scenario.start(segments=2, frames=4)
     await scenario.commit(await scenario.lease_one(), failing=1)
     event = (await stores.events.after(job, last_id=0, limit=10))[-1]
@@ -67,7 +68,7 @@ async def test_failed_frames_are_counted_in_the_segments_event(scenario: Scenari
     }
 
 
-async def test_reading_goes_on_after_the_last_id_seen(scenario: Scenario, stores: StoresUnderTest) -> None:
+async def test_reading_goes_on_after_the_last_id_seen(scenario: Scenario, stores: Stores) -> None:
     job = await scenario.start(segments=5)
     await scenario.work_to_the_end()
     everything = await stores.events.after(job, last_id=0, limit=100)
@@ -77,7 +78,7 @@ async def test_reading_goes_on_after_the_last_id_seen(scenario: Scenario, stores
     assert pieces == [event.id for event in everything]
 
 
-async def test_a_job_that_joins_late_sees_every_segment_once(scenario: Scenario, stores: StoresUnderTest) -> None:
+async def test_a_job_that_joins_late_sees_every_segment_once(scenario: Scenario, stores: Stores) -> None:
     first = await scenario.start(segments=3)
     await scenario.commit(await scenario.lease_one())
     late = await scenario.submit(await stores.videos.get(first.video_id))
@@ -90,7 +91,7 @@ async def test_a_job_that_joins_late_sees_every_segment_once(scenario: Scenario,
         assert (await told(stores, job))[-1] == ("done", "succeeded")
 
 
-async def test_a_job_sees_nothing_of_other_runs_and_jobs(scenario: Scenario, stores: StoresUnderTest) -> None:
+async def test_a_job_sees_nothing_of_other_runs_and_jobs(scenario: Scenario, stores: Stores) -> None:
     one = await scenario.start(segments=1, content="a")
     other = await scenario.start(segments=1, content="b")
     await scenario.work_to_the_end()
@@ -98,7 +99,7 @@ async def test_a_job_sees_nothing_of_other_runs_and_jobs(scenario: Scenario, sto
     assert len(await told(stores, other)) == 3
 
 
-async def test_a_failure_is_told_with_its_code_and_sentence(scenario: Scenario, stores: StoresUnderTest) -> None:
+async def test_a_failure_is_told_with_its_code_and_sentence(scenario: Scenario, stores: Stores) -> None:
     job = await scenario.start(segments=2)
     await scenario.commit(await scenario.lease_one())
     await stores.runs.fail(job.run_id, FAILURE, now=scenario.now)
@@ -108,14 +109,14 @@ async def test_a_failure_is_told_with_its_code_and_sentence(scenario: Scenario, 
     assert (done.body["frames_done"], done.body["frames_total"]) == (4, 8)
 
 
-async def test_a_cancelled_job_is_done(scenario: Scenario, stores: StoresUnderTest) -> None:
+async def test_a_cancelled_job_is_done(scenario: Scenario, stores: Stores) -> None:
     job = await scenario.start()
     await stores.jobs.cancel(job.id, now=scenario.now)
     await stores.jobs.settle_cancelled(now=scenario.now)
     assert (await told(stores, job))[2:] == [("state", "cancelling"), ("state", "cancelled"), ("done", "cancelled")]
 
 
-async def test_all_jobs_are_told_of_without_segments(scenario: Scenario, stores: StoresUnderTest) -> None:
+async def test_all_jobs_are_told_of_without_segments(scenario: Scenario, stores: Stores) -> None:
     one = await scenario.start(segments=1, content="a")
     other = await scenario.start(segments=1, content="b")
     await scenario.finish(one)
@@ -126,7 +127,7 @@ async def test_all_jobs_are_told_of_without_segments(scenario: Scenario, stores:
     assert list(later) == [events[3]]
 
 
-async def test_ids_are_never_used_again(scenario: Scenario, stores: StoresUnderTest) -> None:
+async def test_ids_are_never_used_again(scenario: Scenario, stores: Stores) -> None:
     job = await scenario.submit(await scenario.add_video())
     seen = await stores.events.last_id()
     await stores.jobs.remove(job.id)

@@ -10,10 +10,11 @@ from orchestrator.core.records import EventKind, Job
 from orchestrator.core.states import JobState, RunState
 from orchestrator.core.types import ModelVersion, View
 from orchestrator.errors import CursorInvalidError, JobNotFoundError, NotFoundError, VideoNotFoundError
-from tests.contract.scenario import CARD, FAILURE, MODEL, START, Scenario, StoresUnderTest
+from orchestrator.ports import Stores
+from tests.contract.scenario import CARD, FAILURE, MODEL, START, Scenario
 
 
-async def test_a_job_comes_back_as_it_was_submitted(scenario: Scenario, stores: StoresUnderTest) -> None:
+async def test_a_job_comes_back_as_it_was_submitted(scenario: Scenario, stores: Stores) -> None:
     video = await scenario.add_video()
     view = View(min_confidence=0.4, iou=0.6, class_ids=frozenset({0, 1}), max_det=9)
     job = await scenario.submit(video, view=view, priority=7, timeout_s=1.5, tags=("night", "Süd"))
@@ -26,7 +27,7 @@ async def test_a_job_comes_back_as_it_was_submitted(scenario: Scenario, stores: 
     assert await stores.runs.ids() == {run.id}
 
 
-async def test_an_unknown_job_is_not_found(scenario: Scenario, stores: StoresUnderTest) -> None:
+async def test_an_unknown_job_is_not_found(scenario: Scenario, stores: Stores) -> None:
     with pytest.raises(JobNotFoundError):
         await stores.jobs.get("job_0")
     with pytest.raises(JobNotFoundError):
@@ -35,9 +36,7 @@ async def test_an_unknown_job_is_not_found(scenario: Scenario, stores: StoresUnd
         await stores.jobs.remove("job_0")
 
 
-async def test_a_job_of_a_video_that_is_gone_is_refused_and_leaves_nothing(
-    scenario: Scenario, stores: StoresUnderTest
-) -> None:
+async def test_a_job_of_a_video_that_is_gone_is_refused_and_leaves_nothing(scenario: Scenario, stores: Stores) -> None:
     video = await scenario.add_video()
     await stores.videos.remove(video.id)
     with pytest.raises(VideoNotFoundError):
@@ -45,7 +44,7 @@ async def test_a_job_of_a_video_that_is_gone_is_refused_and_leaves_nothing(
     assert await stores.runs.ids() == frozenset()
 
 
-async def test_jobs_of_one_spec_share_a_run_also_over_two_uploads(scenario: Scenario, stores: StoresUnderTest) -> None:
+async def test_jobs_of_one_spec_share_a_run_also_over_two_uploads(scenario: Scenario, stores: Stores) -> None:
     one, same, other = [await scenario.add_video(content=content) for content in "aab"]
     first = await scenario.submit(one)
     assert (await scenario.submit(same, priority=1)).run_id == first.run_id
@@ -55,16 +54,14 @@ async def test_jobs_of_one_spec_share_a_run_also_over_two_uploads(scenario: Scen
     assert [job.video_id for job in await stores.jobs.of_run(first.run_id)] == [one.id, same.id]
 
 
-async def test_a_run_that_failed_is_not_found_again(scenario: Scenario, stores: StoresUnderTest) -> None:
+async def test_a_run_that_failed_is_not_found_again(scenario: Scenario, stores: Stores) -> None:
     video = await scenario.add_video()
     job = await scenario.submit(video)
     await stores.runs.fail(job.run_id, FAILURE, now=scenario.now)
     assert (await scenario.submit(video)).run_id != job.run_id
 
 
-async def test_a_job_whose_run_has_succeeded_is_answered_with_its_events(
-    scenario: Scenario, stores: StoresUnderTest
-) -> None:
+async def test_a_job_whose_run_has_succeeded_is_answered_with_its_events(scenario: Scenario, stores: Stores) -> None:
     first = await scenario.start(segments=1)
     await scenario.finish(first)
     scenario.later(10)
@@ -77,7 +74,7 @@ async def test_a_job_whose_run_has_succeeded_is_answered_with_its_events(
     assert events[-1].body["state"] == "succeeded"
 
 
-async def test_pages_are_filtered_by_state_and_model(scenario: Scenario, stores: StoresUnderTest) -> None:
+async def test_pages_are_filtered_by_state_and_model(scenario: Scenario, stores: Stores) -> None:
     video = await scenario.add_video()
     jobs = [await scenario.submit(video, model=ModelVersion("shapes", n, str(n) * 64)) for n in (1, 2)]
     other = await scenario.submit(video, model=ModelVersion("cars:eu", 1, "9" * 64))
@@ -95,7 +92,7 @@ async def test_pages_are_filtered_by_state_and_model(scenario: Scenario, stores:
     assert await ids(model="cars:eu") == await ids(model="cars:eu:1") == [other.id]
 
 
-async def test_a_cursor_holds_under_a_filter(scenario: Scenario, stores: StoresUnderTest) -> None:
+async def test_a_cursor_holds_under_a_filter(scenario: Scenario, stores: Stores) -> None:
     video = await scenario.add_video()
     jobs = [await scenario.submit(video) for _ in range(4)]
     await stores.jobs.cancel(jobs[2].id, now=scenario.now)
@@ -107,7 +104,7 @@ async def test_a_cursor_holds_under_a_filter(scenario: Scenario, stores: StoresU
         await stores.jobs.page(limit=2, cursor="nonsense")
 
 
-async def test_the_queue_goes_by_priority_and_then_by_age(scenario: Scenario, stores: StoresUnderTest) -> None:
+async def test_the_queue_goes_by_priority_and_then_by_age(scenario: Scenario, stores: Stores) -> None:
     video = await scenario.add_video()
     low, first, second = [await scenario.submit(video, priority=priority) for priority in (10, 50, 50)]
     assert [await stores.jobs.queue_position(job) for job in (first, second, low)] == [1, 2, 3]
@@ -121,7 +118,7 @@ async def test_the_queue_goes_by_priority_and_then_by_age(scenario: Scenario, st
     assert counts == dict.fromkeys(JobState, 0) | {JobState.QUEUED: 1, JobState.RUNNING: 2}
 
 
-async def test_a_queued_job_is_cancelled_at_once(scenario: Scenario, stores: StoresUnderTest) -> None:
+async def test_a_queued_job_is_cancelled_at_once(scenario: Scenario, stores: Stores) -> None:
     job = await scenario.submit(await scenario.add_video())
     scenario.later(1)
     cancelled = await stores.jobs.cancel(job.id, now=scenario.now)
@@ -130,9 +127,7 @@ async def test_a_queued_job_is_cancelled_at_once(scenario: Scenario, stores: Sto
     assert await stores.jobs.cancel(job.id, now=scenario.now) == cancelled
 
 
-async def test_a_running_job_is_cancelled_when_its_segments_were_let_go(
-    scenario: Scenario, stores: StoresUnderTest
-) -> None:
+async def test_a_running_job_is_cancelled_when_its_segments_were_let_go(scenario: Scenario, stores: Stores) -> None:
     job = await scenario.start()
     leased = await scenario.lease_one()
     assert (await stores.jobs.cancel(job.id, now=scenario.now)).state is JobState.CANCELLING
@@ -145,7 +140,7 @@ async def test_a_running_job_is_cancelled_when_its_segments_were_let_go(
 
 
 async def test_a_cancelled_job_does_not_wait_for_segments_that_another_job_wants(
-    scenario: Scenario, stores: StoresUnderTest
+    scenario: Scenario, stores: Stores
 ) -> None:
     job = await scenario.start()
     other = await scenario.submit(await stores.videos.get(job.video_id))
@@ -157,9 +152,7 @@ async def test_a_cancelled_job_does_not_wait_for_segments_that_another_job_wants
     assert await stores.jobs.settle_cancelled(now=scenario.now) == []
 
 
-async def test_a_cancelled_job_does_not_wait_for_a_worker_that_is_gone(
-    scenario: Scenario, stores: StoresUnderTest
-) -> None:
+async def test_a_cancelled_job_does_not_wait_for_a_worker_that_is_gone(scenario: Scenario, stores: Stores) -> None:
     job = await scenario.start()
     await scenario.lease_one()
     await stores.jobs.cancel(job.id, now=scenario.now)
@@ -167,7 +160,7 @@ async def test_a_cancelled_job_does_not_wait_for_a_worker_that_is_gone(
     assert [each.id for each in await stores.jobs.settle_cancelled(now=scenario.now)] == [job.id]
 
 
-async def test_only_running_jobs_run_out_of_time(scenario: Scenario, stores: StoresUnderTest) -> None:
+async def test_only_running_jobs_run_out_of_time(scenario: Scenario, stores: Stores) -> None:
     video = await scenario.add_video()
     patient = await scenario.submit(video)
     late = await scenario.submit(video, timeout_s=10, priority=60)
@@ -187,7 +180,7 @@ async def test_only_running_jobs_run_out_of_time(scenario: Scenario, stores: Sto
     assert states == [JobState.RUNNING, JobState.QUEUED]
 
 
-async def test_the_last_job_takes_its_run_along(scenario: Scenario, stores: StoresUnderTest) -> None:
+async def test_the_last_job_takes_its_run_along(scenario: Scenario, stores: Stores) -> None:
     job = await scenario.start()
     other = await scenario.submit(await stores.videos.get(job.video_id))
     leased = await scenario.lease_one()
@@ -202,7 +195,7 @@ async def test_the_last_job_takes_its_run_along(scenario: Scenario, stores: Stor
     assert await stores.events.of_all_jobs_after(last_id=0, limit=100) == []
 
 
-async def test_jobs_are_removed_in_every_state(scenario: Scenario, stores: StoresUnderTest) -> None:
+async def test_jobs_are_removed_in_every_state(scenario: Scenario, stores: Stores) -> None:
     async def remove(job: Job) -> None:
         assert await stores.jobs.remove(job.id) == job.run_id
 

@@ -8,7 +8,8 @@ import pytest
 
 from orchestrator.core.types import Candidates, Ledger, StageSeconds
 from orchestrator.errors import LeaseLostError, PartsMovedError
-from tests.contract.scenario import LEASE, Scenario, StoresUnderTest, assert_equal, plans_of, result_of
+from orchestrator.ports import Stores
+from tests.contract.scenario import LEASE, Scenario, assert_equal, plans_of, result_of
 
 
 def expected(segments: range, *, frames: int = 4) -> Candidates:
@@ -16,7 +17,7 @@ def expected(segments: range, *, frames: int = 4) -> Candidates:
     return Candidates.concatenate([result_of(plans[number]).candidates for number in segments])
 
 
-async def test_a_commit_counts_in_the_run(scenario: Scenario, stores: StoresUnderTest) -> None:
+async def test_a_commit_counts_in_the_run(scenario: Scenario, stores: Stores) -> None:
     job = await scenario.start(segments=3, frames=4)
     await scenario.commit(await scenario.lease_one())
     run = await scenario.commit(await scenario.lease_one(), failing=1)
@@ -36,9 +37,7 @@ async def test_candidates_come_back_bit_by_bit_and_in_frame_order(scenario: Scen
     assert_equal(await scenario.read_parts(job.run_id), expected(range(20)))
 
 
-async def test_reading_stops_before_the_first_segment_that_is_not_committed(
-    scenario: Scenario, stores: StoresUnderTest
-) -> None:
+async def test_reading_stops_before_the_first_segment_that_is_not_committed(scenario: Scenario, stores: Stores) -> None:
     job = await scenario.start(segments=4, frames=4)
     first, second, third = [await scenario.lease_one() for _ in range(3)]
     assert await stores.parts.complete_through(job.run_id) is None
@@ -66,7 +65,7 @@ async def test_a_range_of_frames_is_read_and_nothing_else(scenario: Scenario, fi
     assert_equal(await scenario.read_parts(job.run_id, first, last), everything.take(is_inside))
 
 
-async def test_a_run_without_segments_has_nothing_to_read(scenario: Scenario, stores: StoresUnderTest) -> None:
+async def test_a_run_without_segments_has_nothing_to_read(scenario: Scenario, stores: Stores) -> None:
     job = await scenario.submit(await scenario.add_video())
     assert len(await scenario.read_parts(job.run_id)) == 0
     assert await stores.parts.complete_through(job.run_id) is None
@@ -74,7 +73,7 @@ async def test_a_run_without_segments_has_nothing_to_read(scenario: Scenario, st
 
 
 async def test_failed_frames_are_told_with_their_reasons_also_of_finished_runs(
-    scenario: Scenario, stores: StoresUnderTest
+    scenario: Scenario, stores: Stores
 ) -> None:
     job = await scenario.start(segments=3, frames=4)
     await scenario.commit(await scenario.lease_one())
@@ -87,14 +86,14 @@ async def test_failed_frames_are_told_with_their_reasons_also_of_finished_runs(
     assert await stores.parts.failed_frames(job.run_id) == failed
 
 
-async def test_a_segment_may_fail_whole(scenario: Scenario, stores: StoresUnderTest) -> None:
+async def test_a_segment_may_fail_whole(scenario: Scenario, stores: Stores) -> None:
     job = await scenario.start(segments=1, frames=4)
     run = await scenario.commit(await scenario.lease_one(), failing=4)
     assert run.ledger == Ledger(planned=4, failed=4, skipped=7, reasons={"frame_corrupt": 4})
     assert await stores.parts.complete_through(job.run_id) == 6
 
 
-async def test_committing_twice_leaves_one_copy(scenario: Scenario, stores: StoresUnderTest) -> None:
+async def test_committing_twice_leaves_one_copy(scenario: Scenario, stores: Stores) -> None:
     job = await scenario.start(segments=2)
     leased = await scenario.lease_one()
     once = await scenario.commit(leased)
@@ -104,7 +103,7 @@ async def test_committing_twice_leaves_one_copy(scenario: Scenario, stores: Stor
     assert_equal(await scenario.read_parts(job.run_id), expected(range(1)))
 
 
-async def test_an_attempt_that_lost_its_lease_writes_nothing(scenario: Scenario, stores: StoresUnderTest) -> None:
+async def test_an_attempt_that_lost_its_lease_writes_nothing(scenario: Scenario, stores: Stores) -> None:
     job = await scenario.start(segments=1)
     slow = await scenario.lease_one()
     scenario.later(LEASE.total_seconds())
@@ -128,7 +127,7 @@ async def test_an_expired_lease_that_nobody_took_still_commits(scenario: Scenari
     assert_equal(await scenario.read_parts(job.run_id), expected(range(1)))
 
 
-async def test_a_reader_that_is_overtaken_by_finalizing_is_told(scenario: Scenario, stores: StoresUnderTest) -> None:
+async def test_a_reader_that_is_overtaken_by_finalizing_is_told(scenario: Scenario, stores: Stores) -> None:
     job = await scenario.start(segments=30)
     await scenario.work_to_the_end()
     await stores.runs.to_finalize()

@@ -8,10 +8,11 @@ from orchestrator.core.records import EventKind
 from orchestrator.core.states import JobState, RunState
 from orchestrator.core.types import Ledger
 from orchestrator.errors import LeaseLostError, NotFoundError, TransitionError
-from tests.contract.scenario import FAILURE, LEASE, REPORT, Scenario, StoresUnderTest, plans_of
+from orchestrator.ports import Stores
+from tests.contract.scenario import FAILURE, LEASE, REPORT, Scenario, plans_of
 
 
-async def test_an_unknown_run_is_not_found(scenario: Scenario, stores: StoresUnderTest) -> None:
+async def test_an_unknown_run_is_not_found(scenario: Scenario, stores: Stores) -> None:
     with pytest.raises(NotFoundError):
         await stores.runs.get("run_0")
     with pytest.raises(NotFoundError):
@@ -21,9 +22,7 @@ async def test_an_unknown_run_is_not_found(scenario: Scenario, stores: StoresUnd
     assert not await stores.runs.is_wanted("run_0")
 
 
-async def test_a_run_is_planned_when_a_job_runs_and_the_index_is_made(
-    scenario: Scenario, stores: StoresUnderTest
-) -> None:
+async def test_a_run_is_planned_when_a_job_runs_and_the_index_is_made(scenario: Scenario, stores: Stores) -> None:
     pending, ready = await scenario.add_video(is_indexed=False), await scenario.add_video(content="b")
     jobs = [await scenario.submit(video) for video in (pending, ready)]
     assert await stores.runs.to_plan() == []
@@ -35,9 +34,7 @@ async def test_a_run_is_planned_when_a_job_runs_and_the_index_is_made(
     assert [run.id for run in await stores.runs.to_plan()] == [jobs[0].run_id]
 
 
-async def test_opening_stores_the_plan_and_a_second_time_changes_nothing(
-    scenario: Scenario, stores: StoresUnderTest
-) -> None:
+async def test_opening_stores_the_plan_and_a_second_time_changes_nothing(scenario: Scenario, stores: Stores) -> None:
     job = await scenario.start(segments=3, frames=4)
     run = await stores.runs.get(job.run_id)
     assert (run.state, run.frames_total, run.segments_total, run.segments_done) == (RunState.OPEN, 12, 3, 0)
@@ -49,7 +46,7 @@ async def test_opening_stores_the_plan_and_a_second_time_changes_nothing(
     assert await stores.runs.get(job.run_id) == leased
 
 
-async def test_a_lease_brings_all_that_working_needs(scenario: Scenario, stores: StoresUnderTest) -> None:
+async def test_a_lease_brings_all_that_working_needs(scenario: Scenario, stores: Stores) -> None:
     job = await scenario.start(segments=2)
     first = await scenario.lease_one()
     assert (first.lease.run_id, first.lease.segment, first.lease.attempt) == (job.run_id, 0, 1)
@@ -70,7 +67,7 @@ async def test_the_segment_after_the_one_just_ended_is_preferred_within_its_run(
     assert fourth.plan.number == 4
 
 
-async def test_nobody_leases_what_no_running_job_wants(scenario: Scenario, stores: StoresUnderTest) -> None:
+async def test_nobody_leases_what_no_running_job_wants(scenario: Scenario, stores: Stores) -> None:
     job = await scenario.start()
     assert await stores.runs.is_wanted(job.run_id)
     await stores.jobs.cancel(job.id, now=scenario.now)
@@ -78,7 +75,7 @@ async def test_nobody_leases_what_no_running_job_wants(scenario: Scenario, store
     assert await scenario.lease() is None
 
 
-async def test_a_run_that_is_wanted_again_goes_on_where_it_stopped(scenario: Scenario, stores: StoresUnderTest) -> None:
+async def test_a_run_that_is_wanted_again_goes_on_where_it_stopped(scenario: Scenario, stores: Stores) -> None:
     job = await scenario.start(segments=3)
     await scenario.commit(await scenario.lease_one())
     await stores.jobs.cancel(job.id, now=scenario.now)
@@ -98,7 +95,7 @@ async def test_runs_share_frames_in_proportion_to_their_priorities(scenario: Sce
 
 
 async def test_a_run_weighs_as_much_as_the_highest_priority_of_its_running_jobs(
-    scenario: Scenario, stores: StoresUnderTest
+    scenario: Scenario, stores: Stores
 ) -> None:
     low = await scenario.start(segments=2, frames=8, priority=4)
     assert (await scenario.lease_one()).run.virtual_time == 2.0
@@ -109,9 +106,7 @@ async def test_a_run_weighs_as_much_as_the_highest_priority_of_its_running_jobs(
     assert (await scenario.lease_one()).run.virtual_time == 2.0 + 8 / 100
 
 
-async def test_a_newcomer_joins_those_at_work_and_does_not_catch_up(
-    scenario: Scenario, stores: StoresUnderTest
-) -> None:
+async def test_a_newcomer_joins_those_at_work_and_does_not_catch_up(scenario: Scenario, stores: Stores) -> None:
     old = await scenario.start(segments=30, frames=10, priority=10, content="a")
     for _ in range(5):
         await scenario.lease_one()
@@ -128,7 +123,7 @@ async def test_a_run_without_free_segments_leaves_its_turn_to_the_others(scenari
     assert sorted(leased) == sorted([short.run_id, *[long.run_id] * 3])
 
 
-async def test_an_expired_lease_counts_as_open_and_as_a_strike(scenario: Scenario, stores: StoresUnderTest) -> None:
+async def test_an_expired_lease_counts_as_open_and_as_a_strike(scenario: Scenario, stores: Stores) -> None:
     await scenario.start(segments=1)
     first = await scenario.lease_one()
     scenario.later(59.9)
@@ -142,7 +137,7 @@ async def test_an_expired_lease_counts_as_open_and_as_a_strike(scenario: Scenari
     assert await scenario.lease() is None
 
 
-async def test_a_renewed_lease_lasts_longer(scenario: Scenario, stores: StoresUnderTest) -> None:
+async def test_a_renewed_lease_lasts_longer(scenario: Scenario, stores: Stores) -> None:
     await scenario.start(segments=1)
     leased = await scenario.lease_one()
     scenario.later(59)
@@ -151,9 +146,7 @@ async def test_a_renewed_lease_lasts_longer(scenario: Scenario, stores: StoresUn
     assert await scenario.lease() is None
 
 
-async def test_a_lease_that_expired_may_be_renewed_until_somebody_takes_it(
-    scenario: Scenario, stores: StoresUnderTest
-) -> None:
+async def test_a_lease_that_expired_may_be_renewed_until_somebody_takes_it(scenario: Scenario, stores: Stores) -> None:
     await scenario.start(segments=1)
     leased = await scenario.lease_one()
     scenario.later(100)
@@ -161,7 +154,7 @@ async def test_a_lease_that_expired_may_be_renewed_until_somebody_takes_it(
     assert await scenario.lease() is None
 
 
-async def test_what_is_handed_back_is_open_at_once(scenario: Scenario, stores: StoresUnderTest) -> None:
+async def test_what_is_handed_back_is_open_at_once(scenario: Scenario, stores: Stores) -> None:
     await scenario.start(segments=1)
     attempts = []
     for is_strike in (False, True, True):
@@ -176,7 +169,7 @@ async def test_what_is_handed_back_is_open_at_once(scenario: Scenario, stores: S
     assert (await scenario.lease_one()).strikes == 2
 
 
-async def test_handing_back_a_committed_segment_changes_nothing(scenario: Scenario, stores: StoresUnderTest) -> None:
+async def test_handing_back_a_committed_segment_changes_nothing(scenario: Scenario, stores: Stores) -> None:
     await scenario.start(segments=1)
     leased = await scenario.lease_one()
     await scenario.commit(leased)
@@ -184,7 +177,7 @@ async def test_handing_back_a_committed_segment_changes_nothing(scenario: Scenar
     assert await scenario.lease() is None
 
 
-async def test_a_restart_frees_every_lease_without_a_strike(scenario: Scenario, stores: StoresUnderTest) -> None:
+async def test_a_restart_frees_every_lease_without_a_strike(scenario: Scenario, stores: Stores) -> None:
     await scenario.start(segments=3)
     await scenario.commit(await scenario.lease_one())
     lost = await scenario.lease_one()
@@ -196,7 +189,7 @@ async def test_a_restart_frees_every_lease_without_a_strike(scenario: Scenario, 
     assert (again.plan, again.strikes) == (lost.plan, 0)
 
 
-async def test_a_run_is_finalized_once_all_its_segments_are_done(scenario: Scenario, stores: StoresUnderTest) -> None:
+async def test_a_run_is_finalized_once_all_its_segments_are_done(scenario: Scenario, stores: Stores) -> None:
     job = await scenario.start(segments=2)
     await scenario.commit(await scenario.lease_one())
     assert await stores.runs.to_finalize() == []
@@ -211,7 +204,7 @@ async def test_a_run_is_finalized_once_all_its_segments_are_done(scenario: Scena
     assert await stores.runs.to_finalize() == []
 
 
-async def test_success_reaches_every_live_job_and_no_other(scenario: Scenario, stores: StoresUnderTest) -> None:
+async def test_success_reaches_every_live_job_and_no_other(scenario: Scenario, stores: Stores) -> None:
     running = await scenario.start(segments=1)
     video = await stores.videos.get(running.video_id)
     cancelling, cancelled, queued = [await scenario.submit(video, priority=p) for p in (40, 30, 20)]
@@ -224,7 +217,7 @@ async def test_success_reaches_every_live_job_and_no_other(scenario: Scenario, s
     assert (await stores.jobs.get(cancelled.id)).state is JobState.CANCELLED
 
 
-async def test_succeeding_twice_changes_nothing(scenario: Scenario, stores: StoresUnderTest) -> None:
+async def test_succeeding_twice_changes_nothing(scenario: Scenario, stores: Stores) -> None:
     job = await scenario.start(segments=1)
     await scenario.finish(job)
     last_id = await stores.events.last_id()
@@ -232,16 +225,14 @@ async def test_succeeding_twice_changes_nothing(scenario: Scenario, stores: Stor
     assert await stores.events.last_id() == last_id
 
 
-async def test_a_run_with_open_segments_cannot_succeed(scenario: Scenario, stores: StoresUnderTest) -> None:
+async def test_a_run_with_open_segments_cannot_succeed(scenario: Scenario, stores: Stores) -> None:
     job = await scenario.start()
     with pytest.raises(TransitionError):
         await stores.runs.succeed(job.run_id, now=scenario.now)
     assert (await stores.jobs.get(job.id)).state is JobState.RUNNING
 
 
-async def test_a_failed_run_fails_its_live_jobs_and_keeps_its_candidates(
-    scenario: Scenario, stores: StoresUnderTest
-) -> None:
+async def test_a_failed_run_fails_its_live_jobs_and_keeps_its_candidates(scenario: Scenario, stores: Stores) -> None:
     job = await scenario.start(segments=3)
     cancelling = await scenario.submit(await stores.videos.get(job.video_id))
     await scenario.admit()
@@ -262,7 +253,7 @@ async def test_a_failed_run_fails_its_live_jobs_and_keeps_its_candidates(
     assert list(await stores.runs.fail(job.run_id, FAILURE, now=scenario.now)) == []
 
 
-async def test_a_run_that_has_not_begun_may_fail(scenario: Scenario, stores: StoresUnderTest) -> None:
+async def test_a_run_that_has_not_begun_may_fail(scenario: Scenario, stores: Stores) -> None:
     job = await scenario.submit(await scenario.add_video())
     [failed] = await stores.runs.fail(job.run_id, FAILURE, now=scenario.now)
     assert (failed.state, failed.started_at, failed.failure) == (JobState.FAILED, None, FAILURE)
@@ -270,14 +261,14 @@ async def test_a_run_that_has_not_begun_may_fail(scenario: Scenario, stores: Sto
     assert [event.kind for event in events] == [EventKind.STATE, EventKind.STATE, EventKind.DONE]
 
 
-async def test_a_run_that_succeeded_cannot_fail(scenario: Scenario, stores: StoresUnderTest) -> None:
+async def test_a_run_that_succeeded_cannot_fail(scenario: Scenario, stores: Stores) -> None:
     job = await scenario.start(segments=1)
     await scenario.finish(job)
     with pytest.raises(TransitionError):
         await stores.runs.fail(job.run_id, FAILURE, now=scenario.now)
 
 
-async def test_a_removed_run_is_nobodys_to_commit(scenario: Scenario, stores: StoresUnderTest) -> None:
+async def test_a_removed_run_is_nobodys_to_commit(scenario: Scenario, stores: Stores) -> None:
     job = await scenario.start()
     leased = await scenario.lease_one()
     await stores.jobs.remove(job.id)
@@ -288,7 +279,7 @@ async def test_a_removed_run_is_nobodys_to_commit(scenario: Scenario, stores: St
     await stores.runs.hand_back(leased.lease)
 
 
-async def test_the_index_report_reaches_the_planner(scenario: Scenario, stores: StoresUnderTest) -> None:
+async def test_the_index_report_reaches_the_planner(scenario: Scenario, stores: Stores) -> None:
     job = await scenario.submit(await scenario.add_video())
     await scenario.admit()
     [run] = await stores.runs.to_plan()

@@ -10,13 +10,12 @@ import pytest
 
 from orchestrator.core.types import FrameIndex
 from orchestrator.errors import StorageError, UploadEmptyError, UploadTooLargeError
-from orchestrator.ports import VideoFiles
+from orchestrator.ports import Stores, VideoFiles
 from tests.contract.conftest import MAX_UPLOAD_BYTES
-from tests.contract.scenario import StoresUnderTest
 
 
 @pytest.fixture
-def files(stores: StoresUnderTest) -> VideoFiles:
+def files(stores: Stores) -> VideoFiles:
     return stores.files
 
 

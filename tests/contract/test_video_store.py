@@ -8,16 +8,17 @@ import pytest
 
 from orchestrator.core.states import IndexState
 from orchestrator.errors import CursorInvalidError, VideoInUseError, VideoNotFoundError
-from tests.contract.scenario import FAILURE, REPORT, Scenario, StoresUnderTest
+from orchestrator.ports import Stores
+from tests.contract.scenario import FAILURE, REPORT, Scenario
 
 
-async def test_a_video_comes_back_as_it_was_added(scenario: Scenario, stores: StoresUnderTest) -> None:
+async def test_a_video_comes_back_as_it_was_added(scenario: Scenario, stores: Stores) -> None:
     video = await scenario.add_video(is_indexed=False)
     assert await stores.videos.get(video.id) == video
     assert await stores.videos.ids() == {video.id}
 
 
-async def test_an_unknown_video_is_not_found(stores: StoresUnderTest) -> None:
+async def test_an_unknown_video_is_not_found(stores: Stores) -> None:
     with pytest.raises(VideoNotFoundError):
         await stores.videos.get("vid_0")
     with pytest.raises(VideoNotFoundError):
@@ -28,9 +29,7 @@ async def test_an_unknown_video_is_not_found(stores: StoresUnderTest) -> None:
         await stores.videos.set_index_failed("vid_0", FAILURE)
 
 
-async def test_pages_go_from_newest_to_oldest_and_tell_each_video_once(
-    scenario: Scenario, stores: StoresUnderTest
-) -> None:
+async def test_pages_go_from_newest_to_oldest_and_tell_each_video_once(scenario: Scenario, stores: Stores) -> None:
     # All at the same moment: the order is that of insertion all the same.
     ids = [(await scenario.add_video()).id for _ in range(5)]
     seen: list[str] = []
@@ -44,12 +43,12 @@ async def test_pages_go_from_newest_to_oldest_and_tell_each_video_once(
     assert seen == ids[::-1]
 
 
-async def test_a_page_that_is_exactly_full_is_the_last_one(scenario: Scenario, stores: StoresUnderTest) -> None:
+async def test_a_page_that_is_exactly_full_is_the_last_one(scenario: Scenario, stores: Stores) -> None:
     await scenario.add_video()
     assert (await stores.videos.page(limit=1, cursor=None)).next_cursor is None
 
 
-async def test_a_video_added_between_two_pages_does_not_shift_them(scenario: Scenario, stores: StoresUnderTest) -> None:
+async def test_a_video_added_between_two_pages_does_not_shift_them(scenario: Scenario, stores: Stores) -> None:
     older, newer = await scenario.add_video(), await scenario.add_video()
     first = await stores.videos.page(limit=1, cursor=None)
     await scenario.add_video()
@@ -58,12 +57,12 @@ async def test_a_video_added_between_two_pages_does_not_shift_them(scenario: Sce
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "nonsense", "AAAA", "/////////", "ü", "_" * 11, "A" * 500])
-async def test_a_cursor_of_somebody_elses_is_refused(stores: StoresUnderTest, cursor: str) -> None:
+async def test_a_cursor_of_somebody_elses_is_refused(stores: Stores, cursor: str) -> None:
     with pytest.raises(CursorInvalidError):
         await stores.videos.page(limit=1, cursor=cursor)
 
 
-async def test_videos_wait_for_their_index_oldest_first(scenario: Scenario, stores: StoresUnderTest) -> None:
+async def test_videos_wait_for_their_index_oldest_first(scenario: Scenario, stores: Stores) -> None:
     videos = [await scenario.add_video(is_indexed=False) for _ in range(4)]
     await stores.videos.set_indexed(videos[0].id, REPORT)
     await stores.videos.set_index_failed(videos[2].id, FAILURE)
@@ -74,11 +73,11 @@ async def test_videos_wait_for_their_index_oldest_first(scenario: Scenario, stor
     assert await stores.videos.many([videos[0].id, videos[2].id, "vid_0"]) == {indexed.id: indexed, failed.id: failed}
 
 
-async def test_many_of_none_is_none(stores: StoresUnderTest) -> None:
+async def test_many_of_none_is_none(stores: Stores) -> None:
     assert await stores.videos.many([]) == {}
 
 
-async def test_a_removed_video_is_gone(scenario: Scenario, stores: StoresUnderTest) -> None:
+async def test_a_removed_video_is_gone(scenario: Scenario, stores: Stores) -> None:
     video = await scenario.add_video()
     await stores.videos.remove(video.id)
     assert await stores.videos.ids() == frozenset()
@@ -86,9 +85,7 @@ async def test_a_removed_video_is_gone(scenario: Scenario, stores: StoresUnderTe
         await stores.videos.get(video.id)
 
 
-async def test_a_video_stays_while_a_job_refers_to_it_even_a_finished_one(
-    scenario: Scenario, stores: StoresUnderTest
-) -> None:
+async def test_a_video_stays_while_a_job_refers_to_it_even_a_finished_one(scenario: Scenario, stores: Stores) -> None:
     video = await scenario.add_video()
     job = await scenario.submit(video)
     with pytest.raises(VideoInUseError):
@@ -100,9 +97,7 @@ async def test_a_video_stays_while_a_job_refers_to_it_even_a_finished_one(
     await stores.videos.remove(video.id)
 
 
-async def test_a_video_stays_while_another_uploads_job_has_its_run_read_it(
-    scenario: Scenario, stores: StoresUnderTest
-) -> None:
+async def test_a_video_stays_while_another_uploads_job_has_its_run_read_it(scenario: Scenario, stores: Stores) -> None:
     first, same_content = await scenario.add_video(), await scenario.add_video()
     job = await scenario.submit(first)
     await scenario.submit(same_content)

@@ -17,16 +17,12 @@ from orchestrator.scheduling.local import Bell
 from orchestrator.telemetry import Metrics
 from orchestrator.testing.fake_model import FakeModel, FakeModelCatalogue, served_model
 from orchestrator.testing.fake_reader import FakeSlots, FakeVideoReader, GeneratedVideo
-from orchestrator.testing.memory_files import MemoryArchive, MemoryVideoFiles
-from orchestrator.testing.memory_jobs import MemoryEventStore, MemoryJobStore, MemoryVideoStore
-from orchestrator.testing.memory_runs import MemoryPartStore, MemoryRunStore
-from orchestrator.testing.world import World
+from orchestrator.testing.memory_stores import MemoryStores, memory_stores
 from orchestrator.upkeep import Upkeep
 from orchestrator.videos import Videos
 from orchestrator.working import Worker
 
 SEGMENT_FRAMES = 20
-MAX_UPLOAD_BYTES = 1000
 
 
 @dataclass(slots=True)
@@ -40,32 +36,6 @@ class Clock:
 
     def utc_now(self) -> datetime:
         return datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=self.seconds)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MemoryStores:
-    """Implements `ports.Stores` on one in-memory world."""
-
-    videos: MemoryVideoStore
-    jobs: MemoryJobStore
-    runs: MemoryRunStore
-    parts: MemoryPartStore
-    events: MemoryEventStore
-    archive: MemoryArchive
-    files: MemoryVideoFiles
-
-
-def memory_stores() -> MemoryStores:
-    world = World()
-    return MemoryStores(
-        videos=MemoryVideoStore(world),
-        jobs=MemoryJobStore(world),
-        runs=MemoryRunStore(world),
-        parts=MemoryPartStore(world),
-        events=MemoryEventStore(world),
-        archive=MemoryArchive(),
-        files=MemoryVideoFiles(world, max_bytes=MAX_UPLOAD_BYTES),
-    )
 
 
 @dataclass(slots=True)

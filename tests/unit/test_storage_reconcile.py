@@ -14,7 +14,7 @@ from orchestrator.errors import DataDirLockedError
 from orchestrator.settings import StorageSettings
 from orchestrator.storage.reconcile import Reconciliation, reconcile
 from orchestrator.storage.stores import Stores, open_stores
-from tests.contract.scenario import Scenario, StoresUnderTest
+from tests.contract.scenario import Scenario
 from tests.support.needs import ROOT
 
 NOTHING = Reconciliation(
@@ -39,31 +39,17 @@ async def stores(tmp_path: Path) -> AsyncIterator[Stores]:
         yield opened
 
 
-def scenario_of(stores: Stores) -> Scenario:
-    return Scenario(
-        StoresUnderTest(
-            videos=stores.videos,
-            jobs=stores.jobs,
-            runs=stores.runs,
-            parts=stores.parts,
-            events=stores.events,
-            archive=stores.archive,
-            files=stores.files,
-        )
-    )
-
-
 async def add_whole_video(stores: Stores) -> str:
     async with stores.files.receive() as incoming:
         await incoming.write(b"film")
         await incoming.keep()
-    await scenario_of(stores).add_video(incoming.video_id)
+    await Scenario(stores).add_video(incoming.video_id)
     return incoming.video_id
 
 
 async def test_what_belongs_together_is_left_alone(stores: Stores, tmp_path: Path) -> None:
     video_id = await add_whole_video(stores)
-    scenario = scenario_of(stores)
+    scenario = Scenario(stores)
     job = await scenario.submit(await stores.videos.get(video_id))
     await scenario.admit()
     await scenario.open_run(job)
@@ -89,7 +75,7 @@ async def test_what_a_crash_left_is_removed(stores: Stores, tmp_path: Path) -> N
 
 async def test_rows_without_their_files_are_told_and_kept(stores: Stores) -> None:
     video_id = await add_whole_video(stores)
-    scenario = scenario_of(stores)
+    scenario = Scenario(stores)
     job = await scenario.submit(await stores.videos.get(video_id))
     await scenario.admit()
     await scenario.open_run(job)
@@ -150,7 +136,7 @@ def commit_until_killed(data_dir: Path, commits: int) -> None:
 async def test_a_server_killed_while_it_commits_leaves_whole_segments(tmp_path: Path, commits: int) -> None:
     commit_until_killed(tmp_path, commits)
     async with open_stores(settings_of(tmp_path)) as stores:
-        scenario = scenario_of(stores)
+        scenario = Scenario(stores)
         [run_id] = await stores.runs.ids()
         run = await stores.runs.get(run_id)
         # At most the segment that was open when the blow fell has to be done again.
