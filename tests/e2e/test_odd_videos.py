@@ -13,7 +13,8 @@ from tests.support.needs import SHARED_DATA
 from tests.support.stack import Stack
 from tests.support.triton import MEAN_COLOUR
 
-pytestmark = [pytest.mark.needs("triton"), pytest.mark.timeout(300)]
+# The bomb alone is two minutes of decoding on one core.
+pytestmark = [pytest.mark.needs("triton"), pytest.mark.timeout(600)]
 
 FOLDER: Final = SHARED_DATA / "odd_videos"
 MANIFEST: Final = FOLDER / "manifest.json"
