@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -20,9 +20,9 @@ from orchestrator.core.states import JobState
 from orchestrator.events.memory import MemoryEventBus
 from orchestrator.following import Following
 from orchestrator.inference.published import load_certificate
-from orchestrator.inference.triton import Triton, open_triton
+from orchestrator.inference.triton import Triton, TritonReadiness, open_triton
 from orchestrator.jobs import Jobs
-from orchestrator.ports import ModelCatalogue
+from orchestrator.ports import JobStore, ModelCatalogue
 from orchestrator.results import Results
 from orchestrator.scheduling.local import Bell, Loop, run_loops
 from orchestrator.settings import Settings
@@ -56,6 +56,16 @@ class Readiness:
     triton_metrics_url: str
 
 
+class TritonProbe(Protocol):
+    async def readiness(self) -> TritonReadiness:
+        """Ask Triton now; does not fail."""
+
+
+class LoadingCatalogue(ModelCatalogue, Protocol):
+    async def load(self, name: str) -> None:
+        """Serve what was published under `name`. Raises ModelNotFoundError, ModelNotReadyError, InferenceError."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
     """Everything the web layer translates calls to."""
@@ -66,9 +76,9 @@ class Services:
     jobs: Jobs
     results: Results
     following: Following
-    catalogue: ModelCatalogue
-    triton: Triton
-    stores: Stores
+    catalogue: LoadingCatalogue
+    triton: TritonProbe
+    job_store: JobStore
 
     async def readiness(self) -> Readiness:
         """Ask Triton now; does not fail."""
@@ -84,7 +94,7 @@ class Services:
 
     async def load_model(self, name: str) -> None:
         """Have Triton load what was published under `name`. Raises ModelNotFoundError, InferenceError."""
-        await self.triton.catalogue.load(name)
+        await self.catalogue.load(name)
 
     async def certificate(self, name: str, version: int) -> Mapping[str, JsonValue] | None:
         """The certificate in the version's folder; None where this machine does not have the repository."""
@@ -92,7 +102,7 @@ class Services:
 
     async def refresh_metrics(self) -> None:
         """Set the gauges that are read from the database."""
-        counts = await self.stores.jobs.counts()
+        counts = await self.job_store.counts()
         for state in JobState:
             self.metrics.jobs.labels(state.value).set(counts.get(state, 0))
         self.metrics.queued_jobs.set(counts.get(JobState.QUEUED, 0))
@@ -130,7 +140,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             following=use_cases.following,
             catalogue=triton.catalogue,
             triton=triton,
-            stores=stores,
+            job_store=stores.jobs,
         )
 
 
