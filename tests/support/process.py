@@ -12,6 +12,7 @@ from orchestrator.composition import Parts, Tuning, UseCases
 from orchestrator.events.memory import MemoryEventBus
 from orchestrator.following import Following, StreamEvent
 from orchestrator.jobs import JobRequest, Jobs, JobSnapshot
+from orchestrator.ports import EventBus
 from orchestrator.results import Results
 from orchestrator.scheduling.local import Bell
 from orchestrator.telemetry import Metrics
@@ -49,6 +50,7 @@ class Process:
     slots: FakeSlots = field(default_factory=FakeSlots)
     catalogue: FakeModelCatalogue = field(default_factory=lambda: FakeModelCatalogue([served_model()]))
     stores: MemoryStores = field(default_factory=memory_stores)
+    bus: EventBus = field(default_factory=MemoryEventBus)
     reader: FakeVideoReader = field(init=False)
     metrics: Metrics = field(init=False)
     use_cases: UseCases = field(init=False)
@@ -63,7 +65,7 @@ class Process:
             slots=self.slots,
             model=self.model,
             catalogue=self.catalogue,
-            bus=MemoryEventBus(),
+            bus=self.bus,
             work=Bell(),
             metrics=self.metrics,
             utc_now=self.clock.utc_now,
