@@ -105,7 +105,7 @@ async def submit(stores: Stores, times: Times) -> Job:
         with times.of("submit a job (new run)"):
             await stores.jobs.submit(spec, card=CARD, video_id=video.id, owner="", now=NOW)
     spec = JobSpec(run=RunSpec("a" * 64, ModelVersion("cars", 1, CARD.digest), Sampling()), priority=100)
-    job = await stores.jobs.submit(spec, card=CARD, video_id=video.id, owner="", now=NOW)
+    job, _ = await stores.jobs.submit(spec, card=CARD, video_id=video.id, owner="", now=NOW)
     await stores.jobs.admit(max_running=20, now=NOW)
     return job
 

@@ -101,10 +101,10 @@ class Jobs:
             timeout_s=request.timeout_s,
             tags=request.tags,
         )
-        job = await self.store.submit(spec, card=model.card, video_id=video.id, owner=owner, now=self.utc_now())
+        job, run = await self.store.submit(spec, card=model.card, video_id=video.id, owner=owner, now=self.utc_now())
         log.info("job submitted", job_id=job.id, run_id=job.run_id, video_id=video.id, model=str(model.version))
         await self.announcer.announce([job])
-        return await self._snapshot_of(job)
+        return await self._assemble(job, run, video)
 
     async def snapshot(self, job_id: str) -> JobSnapshot:
         """Raises JobNotFoundError."""

@@ -82,7 +82,9 @@ class VideoStore(Protocol):
 
 
 class JobStore(Protocol):
-    async def submit(self, spec: JobSpec, *, card: ModelCard, video_id: str, owner: str, now: datetime) -> Job:
+    async def submit(
+        self, spec: JobSpec, *, card: ModelCard, video_id: str, owner: str, now: datetime
+    ) -> tuple[Job, Run]:
         """Insert the job with its first event, and find or make its run; `card` describes the run's model.
 
         A run that failed is not found again. A job whose run has succeeded is answered SUCCEEDED, with its events.

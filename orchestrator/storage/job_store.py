@@ -32,7 +32,9 @@ class SqlJobStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def submit(self, spec: JobSpec, *, card: ModelCard, video_id: str, owner: str, now: datetime) -> Job:
+    async def submit(
+        self, spec: JobSpec, *, card: ModelCard, video_id: str, owner: str, now: datetime
+    ) -> tuple[Job, Run]:
         """As `ports.JobStore.submit`. Raises VideoNotFoundError when the video was removed meanwhile."""
         async with self._database.write() as connection:
             if not await _has_video(connection, video_id):
@@ -54,7 +56,7 @@ class SqlJobStore:
             await tell(connection, events_of(job, run), job_id=job.id, now=now)
             if run.state is RunState.SUCCEEDED:
                 job = await move_job(connection, job, run, JobState.SUCCEEDED, now=now)
-        return job
+        return job, run
 
     async def get(self, job_id: str) -> Job:
         async with self._database.read() as connection:

@@ -59,7 +59,9 @@ class MemoryVideoStore:
 class MemoryJobStore:
     world: World
 
-    async def submit(self, spec: JobSpec, *, card: ModelCard, video_id: str, owner: str, now: datetime) -> Job:
+    async def submit(
+        self, spec: JobSpec, *, card: ModelCard, video_id: str, owner: str, now: datetime
+    ) -> tuple[Job, Run]:
         self.world.video(video_id)
         run = self._find_or_make_run(spec.run, card=card, video_id=video_id, now=now)
         job = Job(
@@ -78,7 +80,7 @@ class MemoryJobStore:
         self.world.tell(events_of(job, run), job_id=job.id, now=now)
         if run.state is RunState.SUCCEEDED:
             job = self.world.move(job, JobState.SUCCEEDED, now=now)
-        return job
+        return job, run
 
     async def get(self, job_id: str) -> Job:
         return self.world.job(job_id)

@@ -100,7 +100,8 @@ class Scenario:
             tags=tags,
         )
         card = replace(CARD, digest=model.digest)
-        return await self.stores.jobs.submit(spec, card=card, video_id=video.id, owner="ann", now=self.now)
+        job, _ = await self.stores.jobs.submit(spec, card=card, video_id=video.id, owner="ann", now=self.now)
+        return job
 
     async def admit(self, max_running: int = 20) -> list[Job]:
         return list(await self.stores.jobs.admit(max_running=max_running, now=self.now))
