@@ -20,10 +20,10 @@ from websockets.exceptions import ConnectionClosed
 from orchestrator.errors import SettingsError
 from orchestrator.settings import load_settings
 from orchestrator.web.server import serve
+from tests.support.memory_server import opened_services
 from tests.support.needs import ROOT
-from tests.support.stand_in_server import opened_services
 
-PROGRAM = (sys.executable, "-m", "tests.support.stand_in_server")
+PROGRAM = (sys.executable, "-m", "tests.support.memory_server")
 MOST_S = 9.0
 
 
@@ -58,9 +58,9 @@ async def test_a_signal_ends_followers_first_and_exits_with_0(number: signal.Sig
         url = server.first_line
         async with (
             httpx.AsyncClient(base_url=url, timeout=20) as http,
-            http.stream("GET", "/v1/jobs/job0/events") as events,
+            http.stream("GET", "/v1/jobs/job_1/events") as events,
             http.stream("GET", "/v1/events") as all_events,
-            connect(f"ws{url[4:]}/v1/jobs/job0/ws", proxy=None) as ws,
+            connect(f"ws{url[4:]}/v1/jobs/job_1/ws", proxy=None) as ws,
         ):
             lines = events.aiter_lines()
             while await anext(lines) != "event: state":
@@ -84,7 +84,7 @@ async def test_an_upload_and_a_silent_reader_do_not_hold_the_stop_up() -> None:
         _, uploading = await asyncio.open_connection("127.0.0.1", port)
         uploading.write(b"POST /v1/videos HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\nVIDEO")
         with socket.create_connection(("127.0.0.1", port)) as silent:
-            silent.sendall(b"GET /v1/jobs/job0/events HTTP/1.1\r\nHost: x\r\n\r\n")
+            silent.sendall(b"GET /v1/jobs/job_1/events HTTP/1.1\r\nHost: x\r\n\r\n")
             assert silent.recv(9) == b"HTTP/1.1 "
             _, elapsed_s = await server.stop(signal.SIGTERM)
         uploading.close()

@@ -1,28 +1,20 @@
-"""The API over in-memory use cases, called without a socket."""
+"""The API over a process on in-memory parts, called without a socket."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from httpx import ASGITransport, AsyncClient, Response
 
-from httpx import Response
-from litestar import Litestar
-from litestar.testing import AsyncTestClient
-
-from orchestrator.web.app import build_app
-from tests.support.use_cases import services_in_memory
-from tests.support.world import World
+from tests.support.web_process import WebProcess
 
 VIDEO = b"VIDEO" + bytes(100)
 
 
-@asynccontextmanager
-async def api_over(world: World) -> AsyncIterator[AsyncTestClient[Litestar]]:
-    async with AsyncTestClient(build_app(services_in_memory(world))) as client:
-        yield client
+def api_over(process: WebProcess) -> AsyncClient:
+    transport = ASGITransport(process.app)  # type: ignore[arg-type]  # httpx says less of its messages than Litestar
+    return AsyncClient(transport=transport, base_url="http://testserver.local")
 
 
-async def submitted(client: AsyncTestClient[Litestar], **body: object) -> str:
+async def submitted(client: AsyncClient, **body: object) -> str:
     """Id of a job on a video that is uploaded for it."""
     video_id = (await client.post("/v1/videos", content=VIDEO)).json()["id"]
     answer = await client.post("/v1/jobs", json={"video_id": video_id, "model": "yolo11n", **body})

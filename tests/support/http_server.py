@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from orchestrator.bootstrap import Services
-from orchestrator.settings import Settings, load_settings
+from orchestrator.settings import Settings
 from orchestrator.web.server import serve
-from tests.support.use_cases import services_in_memory
-from tests.support.world import World
+from tests.support.web_process import WebProcess
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +20,6 @@ class Running:
     """url: without a slash at the end."""
 
     url: str
-    services: Services
 
     @property
     def address(self) -> tuple[str, int]:
@@ -32,20 +30,18 @@ class Running:
 
 
 @asynccontextmanager
-async def running(world: World, *, quiet_s: float = 15.0) -> AsyncIterator[Running]:
-    """Serve `world` until the end of the block."""
-    settings = load_settings({"TRIREEL_PORT": "0", "TRIREEL_MAX_UPLOAD_BYTES": str(world.max_upload_bytes)})
-    services = services_in_memory(world, settings, quiet_s=quiet_s)
+async def running(process: WebProcess) -> AsyncIterator[Running]:
+    """Serve `process` until the end of the block; its work is still stepped by hand."""
 
     @asynccontextmanager
-    async def given(settings: Settings) -> AsyncIterator[Services]:
-        yield services
+    async def opened(settings: Settings) -> AsyncIterator[Services]:
+        yield process.services
 
     told: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     async with asyncio.TaskGroup() as group:
-        serving = group.create_task(serve(settings, given, on_listening=told.set_result))
+        serving = group.create_task(serve(process.services.settings, opened, on_listening=told.set_result))
         try:
-            yield Running(await told, services)
+            yield Running(await told)
         finally:
             if not serving.done():
                 signal.raise_signal(signal.SIGTERM)

@@ -15,8 +15,8 @@ from orchestrator.formats import parquet_file
 from orchestrator.formats.parquet_file import METADATA_KEY, encode_parquet
 from orchestrator.results import DetectionBlock, ViewRequest
 from tests.support.needs import ROOT
-from tests.support.world import CLASS_NAMES, four_frames
-from tests.unit.test_formats_text import columns, result
+from tests.support.web_process import CLASS_NAMES
+from tests.unit.test_formats_text import columns, four_frames, result
 
 
 async def test_parquet_holds_the_columns_in_full_precision_and_the_head() -> None:
@@ -31,7 +31,7 @@ async def test_parquet_holds_the_columns_in_full_precision_and_the_head() -> Non
     assert table["confidence"].to_numpy().tolist() == expected.confidence.tolist()
     assert table["x1"].to_numpy().tolist() == expected.boxes_xyxy[:, 0].tolist()
     assert table["class_name"].to_pylist() == ["car", "person", "car", CLASS_NAMES[2]]
-    assert json.loads((table.schema.metadata or {})[METADATA_KEY])["job_id"] == "job0"
+    assert json.loads((table.schema.metadata or {})[METADATA_KEY])["job_id"] == "job_1"
 
 
 async def test_a_result_without_detections_is_a_file_without_rows() -> None:

@@ -11,31 +11,37 @@ import numpy as np
 import pytest
 
 from orchestrator.core.rendering import detection_objects
-from orchestrator.core.states import JobState
 from orchestrator.core.types import Candidates
 from orchestrator.errors import FormatUnknownError
 from orchestrator.formats.csv_text import text_cell
 from orchestrator.formats.format_table import FORMATS, format_named
 from orchestrator.formats.rows import detections_of
-from orchestrator.jobs import JobRequest
 from orchestrator.results import DetectionBlock, ResultHeader, ViewRequest
-from tests.support.api import VIDEO
-from tests.support.use_cases import services_in_memory
-from tests.support.world import CLASS_NAMES, World, four_frames
+from orchestrator.testing.fake_model import FakeModelCatalogue
+from orchestrator.testing.fake_reader import GeneratedVideo
+from tests.support.process import Process
+from tests.support.web_process import CLASS_NAMES, yolo
+
+
+def four_frames() -> Candidates:
+    """Frames 0..3: a car and a person in frame 0, nothing in 1, a weak car in 2, an oddly named thing in 3."""
+    return Candidates(
+        frame_index=np.array([0, 0, 2, 3], np.int32),
+        pts_ms=np.array([0.0, 0.0, 80.0, 120.0004]),
+        class_ids=np.array([1, 0, 1, 2], np.int16),
+        confidence=np.array([0.912345678, 0.5, 0.1, 0.3], np.float32),
+        boxes_xyxy=np.array([[1.234, 2, 3, 4.5], [10, 20, 30, 40], [5, 6, 7, 8], [0, 0, 640, 360]], np.float32),
+    )
 
 
 async def result(request: ViewRequest) -> tuple[ResultHeader, AsyncIterator[DetectionBlock]]:
-    """Of a finished job over frames 0..3, of which 1 gave no picture."""
-    world = World()
-    services = services_in_memory(world)
-
-    async def content() -> AsyncIterator[bytes]:
-        yield VIDEO
-
-    video = await services.videos.receive(content(), file_name="a.mp4", owner="local")
-    shown = await services.jobs.submit(JobRequest(video_id=video.id, model="yolo11n"), owner="local")
-    world.put(shown.job.id, JobState.SUCCEEDED, frames_done=4)
-    return await services.results.open(shown.job.id, request)
+    """Of a finished job over `four_frames`, of which 1 gave no picture."""
+    video = GeneratedVideo(frame_count=4, failing={1: "decode_error"})
+    process = Process(video=video, catalogue=FakeModelCatalogue([yolo()]))
+    job = (await process.submit(model="yolo11n")).job
+    await process.work_until_idle()
+    process.stores.archive.runs[job.run_id] = four_frames()
+    return await process.results.open(job.id, request)
 
 
 async def text_of(name: str, request: ViewRequest | None = None) -> str:
@@ -45,7 +51,7 @@ async def text_of(name: str, request: ViewRequest | None = None) -> str:
 
 async def test_json_is_one_document_with_head_detections_and_failed_frames() -> None:
     document = json.loads(await text_of("json"))
-    assert document["job_id"] == "job0"
+    assert document["job_id"] == "job_1"
     assert document["view"] == {"conf": 0.05, "iou": 0.7, "classes": None, "max_det": 300}
     assert (document["is_complete"], document["complete_through_frame"]) == (True, 3)
     assert document["frame_count"] == 4
@@ -68,7 +74,7 @@ async def test_json_without_one_detection_is_a_document_too() -> None:
 
 async def test_ndjson_has_a_line_for_every_sampled_frame() -> None:
     head, *frames = [json.loads(line) for line in (await text_of("ndjson")).splitlines()]
-    assert (head["job_id"], head["class_names"]) == ("job0", list(CLASS_NAMES))
+    assert (head["job_id"], head["class_names"]) == ("job_1", list(CLASS_NAMES))
     assert [frame["frame_index"] for frame in frames] == [0, 1, 2, 3]
     assert [len(frame["detections"]) for frame in frames] == [2, 0, 1, 1]
     assert [frame.get("failed") for frame in frames] == [None, "decode_error", None, None]

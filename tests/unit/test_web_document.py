@@ -5,19 +5,23 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import pytest
 from litestar.routes import HTTPRoute, WebSocketRoute
 
 from orchestrator.formats.format_table import FORMATS
-from orchestrator.web.app import build_app
 from tests.support.api import api_over
 from tests.support.needs import ROOT
-from tests.support.use_cases import services_in_memory
-from tests.support.world import World
+from tests.support.web_process import WebProcess
 
 
-def calls_of_app() -> set[str]:
+@pytest.fixture(scope="module")
+def process() -> WebProcess:
+    return WebProcess()
+
+
+def calls_of(process: WebProcess) -> set[str]:
     calls = set()
-    for route in build_app(services_in_memory(World())).routes:
+    for route in process.app.routes:
         path = re.sub(r"\{(\w+):\w+\}", r"{\1}", route.path)
         if path.startswith("/schema"):
             continue
@@ -28,24 +32,24 @@ def calls_of_app() -> set[str]:
     return calls
 
 
-async def document() -> dict[str, Any]:
-    async with api_over(World()) as client:
+async def document(process: WebProcess) -> dict[str, Any]:
+    async with api_over(process) as client:
         answer = await client.get("/schema")
         assert answer.status_code == 200
         content: dict[str, Any] = answer.json()
         return content
 
 
-def test_the_api_page_lists_exactly_the_calls_of_the_app() -> None:
+def test_the_api_page_lists_exactly_the_calls_of_the_app(process: WebProcess) -> None:
     page = (ROOT / "docs" / "api.md").read_text()
     table = page.split("## Endpoints")[1].split("##")[0]
-    assert set(re.findall(r"^\| `([A-Z]+ /\S+)` \|", table, flags=re.MULTILINE)) == calls_of_app()
+    assert set(re.findall(r"^\| `([A-Z]+ /\S+)` \|", table, flags=re.MULTILINE)) == calls_of(process)
 
 
-async def test_the_document_has_every_call_with_an_id_a_description_and_problems() -> None:
-    paths = (await document())["paths"]
+async def test_the_document_has_every_call_with_an_id_a_description_and_problems(process: WebProcess) -> None:
+    paths = (await document(process))["paths"]
     told = {f"{method.upper()} {path}" for path, operations in paths.items() for method in operations}
-    assert told == {call for call in calls_of_app() if not call.startswith("WS")}
+    assert told == {call for call in calls_of(process) if not call.startswith("WS")}
     ids = []
     for operations in paths.values():
         for operation in operations.values():
@@ -60,8 +64,8 @@ async def test_the_document_has_every_call_with_an_id_a_description_and_problems
     assert len(set(ids)) == len(ids)
 
 
-async def test_the_document_tells_what_signatures_do_not() -> None:
-    paths = (await document())["paths"]
+async def test_the_document_tells_what_signatures_do_not(process: WebProcess) -> None:
+    paths = (await document(process))["paths"]
     upload = paths["/v1/videos"]["post"]["requestBody"]["content"]
     assert set(upload) == {"application/octet-stream", "video/*", "multipart/form-data"}
     detections = paths["/v1/jobs/{job_id}/detections"]["get"]["responses"]["200"]["content"]
@@ -69,16 +73,16 @@ async def test_the_document_tells_what_signatures_do_not() -> None:
     assert set(paths["/v1/jobs/{job_id}/events"]["get"]["responses"]["200"]["content"]) == {"text/event-stream"}
 
 
-async def test_the_document_describes_what_answers_hold_with_examples() -> None:
-    schemas = (await document())["components"]["schemas"]
+async def test_the_document_describes_what_answers_hold_with_examples(process: WebProcess) -> None:
+    schemas = (await document(process))["components"]["schemas"]
     for name in ("VideoAnswer", "JobAnswer", "SubmitJob", "Problem", "ModelVersionAnswer"):
         assert schemas[name]["properties"]
         assert any("examples" in field for field in schemas[name]["properties"].values()), name
     assert schemas["SubmitJob"]["required"] == ["model", "video_id"]
 
 
-async def test_the_document_is_served_as_yaml_too_and_loads_nothing_from_elsewhere() -> None:
-    async with api_over(World()) as client:
+async def test_the_document_is_served_as_yaml_too_and_loads_nothing_from_elsewhere(process: WebProcess) -> None:
+    async with api_over(process) as client:
         answer = await client.get("/schema/openapi.yaml")
         assert answer.status_code == 200
         assert "cdn" not in answer.text

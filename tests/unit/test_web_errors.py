@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import replace
+from itertools import product
 
 import pytest
 import structlog
-from litestar.testing import AsyncTestClient
 from structlog.contextvars import merge_contextvars
 
 from orchestrator import errors
+from orchestrator.core.records import Video
 from orchestrator.errors import TrireelError
-from orchestrator.web.app import build_app
+from orchestrator.testing.fake_reader import GeneratedVideo
+from orchestrator.testing.memory_jobs import MemoryVideoStore
+from orchestrator.testing.memory_stores import memory_stores
 from orchestrator.web.error_map import STATUS_BY_ERROR, status_of
 from tests.support.api import api_over, problem_in, submitted
 from tests.support.needs import ROOT
-from tests.support.use_cases import VideosInMemory, services_in_memory
-from tests.support.world import World
+from tests.support.web_process import WebProcess
 
 
 def classes_below(root: type[TrireelError]) -> Iterator[type[TrireelError]]:
@@ -30,28 +31,34 @@ def classes_below(root: type[TrireelError]) -> Iterator[type[TrireelError]]:
 OF_THE_TREE = sorted({cls for cls in classes_below(TrireelError) if cls.__module__ == errors.__name__}, key=str)
 
 
-async def test_a_route_that_is_not_there_is_a_problem() -> None:
-    async with api_over(World()) as client:
+@pytest.fixture(scope="module")
+def process() -> WebProcess:
+    """For requests that change nothing, or nothing that another test looks at."""
+    return WebProcess(video=GeneratedVideo(frame_count=4))
+
+
+async def test_a_route_that_is_not_there_is_a_problem(process: WebProcess) -> None:
+    async with api_over(process) as client:
         problem = problem_in(await client.get("/v2/nothing"), status=404)
         assert (problem["code"], problem["instance"]) == ("not_found", "/v2/nothing")
 
 
-async def test_a_method_that_does_not_fit_names_those_that_do() -> None:
-    async with api_over(World()) as client:
+async def test_a_method_that_does_not_fit_names_those_that_do(process: WebProcess) -> None:
+    async with api_over(process) as client:
         answer = await client.put("/v1/jobs", json={})
         assert problem_in(answer, status=405)["code"] == "method_not_allowed"
         assert {"GET", "POST"} <= set(answer.headers["allow"].split(", "))
 
 
-async def test_a_body_that_is_no_json_is_malformed() -> None:
-    async with api_over(World()) as client:
+async def test_a_body_that_is_no_json_is_malformed(process: WebProcess) -> None:
+    async with api_over(process) as client:
         for body in (b"{", b"\xff\xfe", b"nonsense"):
             answer = await client.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
             assert problem_in(answer, status=400)["code"] == "request_malformed"
 
 
-async def test_every_wrong_parameter_is_named() -> None:
-    async with api_over(World()) as client:
+async def test_every_wrong_parameter_is_named(process: WebProcess) -> None:
+    async with api_over(process) as client:
         problem = problem_in(await client.get("/v1/jobs?limit=0"), status=422)
         assert problem["code"] == "request_invalid"
         assert [entry["field"] for entry in problem["errors"]] == ["limit"]  # type: ignore[attr-defined]
@@ -60,23 +67,22 @@ async def test_every_wrong_parameter_is_named() -> None:
         assert problem_in(await client.get("/v1/jobs?cursor=forged"), status=422)["code"] == "cursor_invalid"
 
 
-async def test_a_problem_names_its_job() -> None:
-    async with api_over(World()) as client:
+async def test_a_problem_names_its_job(process: WebProcess) -> None:
+    async with api_over(process) as client:
         job_id = await submitted(client)
         problem = problem_in(await client.get(f"/v1/jobs/{job_id}/detections?conf=0.01"), status=422)
         assert (problem["code"], problem["job_id"]) == ("threshold_not_stored", job_id)
 
 
-@dataclass(slots=True)
-class BrokenVideos(VideosInMemory):
-    async def get(self, video_id: str) -> Any:
+class BrokenVideoStore(MemoryVideoStore):
+    async def get(self, video_id: str) -> Video:
         raise ZeroDivisionError("the secret of /data/trireel.db")
 
 
 async def test_an_unforeseen_error_tells_an_id_and_only_the_log_tells_more() -> None:
-    services = services_in_memory(World())
-    object.__setattr__(services, "videos", BrokenVideos(World()))
-    async with AsyncTestClient(build_app(services)) as client:
+    stores = memory_stores()
+    broken = WebProcess(stores=replace(stores, videos=BrokenVideoStore(stores.videos.world)))
+    async with api_over(broken) as client:
         with structlog.testing.capture_logs() as logs:
             answer = await client.get("/v1/videos/x")
     problem = problem_in(answer, status=500)
@@ -88,8 +94,8 @@ async def test_an_unforeseen_error_tells_an_id_and_only_the_log_tells_more() -> 
     assert isinstance(entry["exc_info"], ZeroDivisionError)
 
 
-async def test_no_browser_takes_an_answer_for_a_page() -> None:
-    async with api_over(World()) as client:
+async def test_no_browser_takes_an_answer_for_a_page(process: WebProcess) -> None:
+    async with api_over(process) as client:
         job_id = await submitted(client)
         for path in ("/v1/jobs", "/nothing", "/v1/jobs/nothing", f"/v1/jobs/{job_id}/detections"):
             assert (await client.get(path)).headers["x-content-type-options"] == "nosniff"
@@ -109,42 +115,41 @@ ODD_TEXTS = (
 ODD_QUERIES = {
     "/v1/videos": ("limit", "cursor"),
     "/v1/jobs": ("limit", "cursor", "state", "model"),
-    "/v1/jobs/job0": (),
-    "/v1/jobs/job0/detections": (
+    "/v1/jobs/{}/detections": (
         *("format", "conf", "iou", "classes", "max_det"),
         *("from_frame", "to_frame", "follow"),
     ),
-    "/v1/jobs/job0/timeline": ("bucket_s", "conf", "classes"),
+    "/v1/jobs/{}/timeline": ("bucket_s", "conf", "classes"),
     "/v1/jobs/nothing/events": ("last_event_id", "boxes"),
 }
+PATHS = (
+    *(("GET", "/v1/videos/{}"), ("DELETE", "/v1/videos/{}"), ("GET", "/v1/jobs/{}"), ("DELETE", "/v1/jobs/{}")),
+    *(("POST", "/v1/jobs/{}/cancel"), ("GET", "/v1/jobs/{}/events"), ("GET", "/v1/jobs/{}/detections")),
+    *(("GET", "/v1/models/{}"), ("POST", "/v1/models/{}/load")),
+)
 
 
-@pytest.mark.parametrize("text", [*ODD_TEXTS, "nan", "inf", "-1", "1e999", str(2**63), "[]", "null"])
-async def test_nothing_odd_in_a_query_is_the_servers_fault(text: str) -> None:
-    async with api_over(World()) as client:
-        await submitted(client)
+async def test_nothing_odd_in_a_query_is_the_servers_fault(process: WebProcess) -> None:
+    async with api_over(process) as client:
+        job_id = await submitted(client)
+        await process.work_until_idle()
         for path, names in ODD_QUERIES.items():
-            for name in names:
-                answer = await client.get(f"{path}?{name}={text}")
-                assert answer.status_code < 500, (path, name, answer.text)
+            for name, text in product(names, [*ODD_TEXTS, "nan", "inf", "-1", "1e999", str(2**63), "[]", "null"]):
+                answer = await client.get(f"{path.format(job_id)}?{name}={text}")
+                assert answer.status_code < 500, (path, name, text, answer.text)
                 if answer.status_code >= 400:
                     problem_in(answer, status=answer.status_code)
 
 
-@pytest.mark.parametrize("text", ODD_TEXTS)
-async def test_nothing_odd_in_a_path_is_the_servers_fault(text: str) -> None:
-    async with api_over(World()) as client:
-        for method, path in (
-            *(("GET", "/v1/videos/{}"), ("DELETE", "/v1/videos/{}"), ("GET", "/v1/jobs/{}"), ("DELETE", "/v1/jobs/{}")),
-            *(("POST", "/v1/jobs/{}/cancel"), ("GET", "/v1/jobs/{}/events"), ("GET", "/v1/jobs/{}/detections")),
-            *(("GET", "/v1/models/{}"), ("POST", "/v1/models/{}/load")),
-        ):
+async def test_nothing_odd_in_a_path_is_the_servers_fault(process: WebProcess) -> None:
+    async with api_over(process) as client:
+        for (method, path), text in product(PATHS, ODD_TEXTS):
             answer = await client.request(method, path.format(text))
-            assert answer.status_code in (200, 204, 404, 405), (method, path, answer.text)
+            assert answer.status_code in (200, 204, 404, 405), (method, path, text, answer.text)
 
 
-async def test_a_forged_id_breaks_no_line_of_the_log() -> None:
-    async with api_over(World()) as client:
+async def test_a_forged_id_breaks_no_line_of_the_log(process: WebProcess) -> None:
+    async with api_over(process) as client:
         with structlog.testing.capture_logs([merge_contextvars]) as logs:
             await client.get("/v1/jobs/a%0d%0a%00%1b%5b31mforged" + "x" * 1000)
     [entry] = [dict(entry) for entry in logs if entry["event"] == "request answered"]
@@ -153,8 +158,8 @@ async def test_a_forged_id_breaks_no_line_of_the_log() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"null", b"[]", b"0", b'"x"', b"{}", b'{"video_id":null,"model":0}'])
-async def test_a_body_of_another_shape_is_refused(body: bytes) -> None:
-    async with api_over(World()) as client:
+async def test_a_body_of_another_shape_is_refused(process: WebProcess, body: bytes) -> None:
+    async with api_over(process) as client:
         answer = await client.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
         assert problem_in(answer, status=422)["code"] == "request_invalid"
 

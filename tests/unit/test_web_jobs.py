@@ -1,33 +1,49 @@
-"""Jobs, videos and models over HTTP, on in-memory use cases."""
+"""Jobs, videos and models over HTTP, on in-memory parts."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
-from orchestrator.core.records import Failure
-from orchestrator.core.states import JobState
+from orchestrator.core.contract import CERTIFICATE_FILE
+from orchestrator.core.types import StageSeconds
+from orchestrator.testing.fake_reader import GeneratedVideo
 from tests.support.api import VIDEO, api_over, problem_in, submitted
-from tests.support.world import World, indexed
+from tests.support.web_process import FakeTriton, WebProcess, yolo
+
+
+@pytest.fixture(scope="module")
+def process() -> WebProcess:
+    """For requests that change nothing, or nothing that another test looks at."""
+    return WebProcess()
 
 
 async def test_an_uploaded_video_is_shown_with_what_the_index_told_once_it_is_there() -> None:
-    world = World()
-    async with api_over(world) as client:
+    process = WebProcess()
+    async with api_over(process) as client:
         created = await client.post("/v1/videos?filename=crossing.mp4", content=VIDEO)
         assert created.status_code == 201
         video = created.json()
         assert created.headers["location"] == f"/v1/videos/{video['id']}"
         assert (video["file_name"], video["size_bytes"], video["index_state"]) == ("crossing.mp4", 105, "pending")
+
+        stored = await process.videos.get(video["id"])
+        await process.stores.videos.add(replace(stored, header=replace(stored.header, duration_s_hint=2.0)))
+        video = (await client.get(created.headers["location"])).json()
         assert (video["frame_count"], video["is_vfr"], video["duration_s"]) == (None, None, 2.0)
 
-        world.videos[video["id"]] = indexed(world.videos[video["id"]])
+        assert await process.videos.index_next()
         video = (await client.get(created.headers["location"])).json()
-        assert (video["frame_count"], video["is_vfr"], video["duration_s"]) == (4, False, 0.16)
+        assert (video["index_state"], video["frame_count"], video["is_vfr"]) == ("ready", 100, False)
+        assert video["duration_s"] == 4.0
 
 
 async def test_a_submit_is_answered_at_once_with_every_field_of_a_job() -> None:
-    world = World()
-    async with api_over(world) as client:
+    process = WebProcess()
+    async with api_over(process) as client:
         video_id = (await client.post("/v1/videos", content=VIDEO)).json()["id"]
         body = {
             "video_id": video_id,
@@ -57,51 +73,70 @@ async def test_a_submit_is_answered_at_once_with_every_field_of_a_job() -> None:
             "tags": ["night"],
         }
         assert job["progress"]["percent"] == 0.0
-        assert job["timings_s"]["decoding"] == 1.235
         assert job == (await client.get(answer.headers["location"])).json()
 
 
-async def test_percent_is_exactly_100_at_the_end_and_never_before() -> None:
-    world = World()
-    async with api_over(world) as client:
+async def test_timings_are_told_to_the_millisecond() -> None:
+    process = WebProcess()
+    async with api_over(process) as client:
         job_id = await submitted(client)
-        world.put(job_id, JobState.RUNNING, frames_done=3)
-        assert (await client.get(f"/v1/jobs/{job_id}")).json()["progress"]["percent"] == 75.0
-        world.put(job_id, JobState.SUCCEEDED, frames_done=4)
+        shown = await process.jobs.snapshot(job_id)
+        seconds = StageSeconds(decoding=1.23456, inferring=0.0004)
+        process.stores.runs.world.set_run(replace(shown.run, seconds=seconds))
+        process.clock.seconds = 0.1239
+        await process.plan()
+        timings = (await client.get(f"/v1/jobs/{job_id}")).json()["timings_s"]
+        assert (timings["decoding"], timings["inferring"], timings["queued"]) == (1.235, 0.0, 0.124)
+
+
+async def test_percent_is_exactly_100_at_the_end_and_never_before() -> None:
+    process = WebProcess(video=GeneratedVideo(frame_count=32))
+    async with api_over(process) as client:
+        job_id = await submitted(client)
+        await process.plan()
+        for percent in (25.0, 87.5):
+            await process.worker.work_once()
+            assert (await client.get(f"/v1/jobs/{job_id}")).json()["progress"]["percent"] == percent
+        await process.work_until_idle()
         job = (await client.get(f"/v1/jobs/{job_id}")).json()
         assert (job["progress"]["percent"], job["is_terminal"], job["stage"]) == (100.0, True, "done")
 
 
 async def test_a_failed_job_is_answered_200_with_its_reason() -> None:
-    world = World()
-    async with api_over(world) as client:
-        job_id = await submitted(client)
-        world.put(job_id, JobState.FAILED, failure=Failure(code="job_timeout", message="it took over 60 s"))
+    process = WebProcess()
+    async with api_over(process) as client:
+        job_id = await submitted(client, timeout_s=60)
+        await process.plan()
+        process.clock.seconds = 61
+        await process.plan()
         answer = await client.get(f"/v1/jobs/{job_id}")
         assert answer.status_code == 200
         assert answer.json()["state_reason"] == "job_timeout"
-        assert answer.json()["error"] == {"code": "job_timeout", "message": "it took over 60 s"}
+        assert answer.json()["error"] == {"code": "job_timeout", "message": "the job ran longer than its timeout_s"}
 
 
 async def test_jobs_are_paged_newest_first_and_filtered() -> None:
-    world = World()
-    async with api_over(world) as client:
-        ids = [await submitted(client) for _ in range(3)]
+    process = WebProcess(max_running_jobs=1)
+    async with api_over(process) as client:
+        ids = [await submitted(client, timeout_s=60) for _ in range(3)]
         first = (await client.get("/v1/jobs?limit=2")).json()
         assert [job["id"] for job in first["items"]] == ids[:0:-1]
         rest = (await client.get(f"/v1/jobs?limit=2&cursor={first['next_cursor']}")).json()
         assert ([job["id"] for job in rest["items"]], rest["next_cursor"]) == (ids[:1], None)
 
-        world.put(ids[0], JobState.RUNNING)
-        world.put(ids[1], JobState.FAILED)
+        await process.plan()
+        process.clock.seconds = 61
+        await process.plan()
         for query in ("state=running,failed", "state=running&state=failed"):
             found = (await client.get(f"/v1/jobs?{query}")).json()["items"]
             assert [job["id"] for job in found] == [ids[1], ids[0]]
+        assert [(await process.jobs.snapshot(job_id)).job.state for job_id in ids] == ["failed", "running", "queued"]
+        assert len((await client.get("/v1/jobs?model=yolo11n")).json()["items"]) == 3
         assert (await client.get("/v1/jobs?model=another")).json()["items"] == []
 
 
 async def test_a_job_may_be_cancelled_twice_and_deleted_in_any_state() -> None:
-    async with api_over(World()) as client:
+    async with api_over(WebProcess()) as client:
         job_id = await submitted(client)
         for _ in range(2):
             answer = await client.post(f"/v1/jobs/{job_id}/cancel")
@@ -111,11 +146,11 @@ async def test_a_job_may_be_cancelled_twice_and_deleted_in_any_state() -> None:
 
 
 async def test_a_video_in_use_is_kept_until_its_job_is_gone() -> None:
-    async with api_over(World()) as client:
+    async with api_over(WebProcess()) as client:
         job_id = await submitted(client)
-        assert problem_in(await client.delete("/v1/videos/video0"), status=409)["code"] == "video_in_use"
+        assert problem_in(await client.delete("/v1/videos/vid_1"), status=409)["code"] == "video_in_use"
         await client.delete(f"/v1/jobs/{job_id}")
-        assert (await client.delete("/v1/videos/video0")).status_code == 204
+        assert (await client.delete("/v1/videos/vid_1")).status_code == 204
         assert (await client.get("/v1/videos")).json() == {"items": [], "next_cursor": None}
 
 
@@ -138,20 +173,21 @@ REFUSED_SUBMITS = {
 
 
 @pytest.mark.parametrize(("change", "status", "code"), REFUSED_SUBMITS.values(), ids=REFUSED_SUBMITS)
-async def test_a_bad_submit_is_refused_with_its_code(change: dict[str, object], status: int, code: str) -> None:
-    world = World()
-    async with api_over(world) as client:
+async def test_a_bad_submit_is_refused_with_its_code(
+    process: WebProcess, change: dict[str, object], status: int, code: str
+) -> None:
+    async with api_over(process) as client:
         video_id = (await client.post("/v1/videos", content=VIDEO)).json()["id"]
         body = {"video_id": video_id, "model": "yolo11n", **change}
         assert problem_in(await client.post("/v1/jobs", json=body), status=status)["code"] == code
-        assert world.jobs == {}
+        assert (await client.get("/v1/jobs")).json()["items"] == []
 
 
 async def test_what_is_to_come_is_refused_and_not_ignored() -> None:
-    async with api_over(World()) as client:
+    async with api_over(WebProcess()) as client:
         job_id = await submitted(client)
         again = await client.post(
-            "/v1/jobs", json={"video_id": "video0", "model": "yolo11n"}, headers={"Idempotency-Key": "k"}
+            "/v1/jobs", json={"video_id": "vid_1", "model": "yolo11n"}, headers={"Idempotency-Key": "k"}
         )
         assert problem_in(again, status=422)["code"] == "not_supported"
         assert problem_in(await client.post(f"/v1/jobs/{job_id}/retry"), status=404)["code"] == "not_found"
@@ -162,8 +198,12 @@ async def test_what_is_to_come_is_refused_and_not_ignored() -> None:
             assert problem_in(answer, status=422)["code"] == "format_unknown"
 
 
-async def test_models_are_listed_with_versions_and_one_with_its_certificate() -> None:
-    async with api_over(World()) as client:
+async def test_models_are_listed_with_versions_and_one_with_its_certificate(tmp_path: Path) -> None:
+    certificate = tmp_path / "yolo11n" / "1" / CERTIFICATE_FILE
+    certificate.parent.mkdir(parents=True)
+    certificate.write_text(json.dumps({"verdict": "passed", "boxes": 812}))
+    process = WebProcess(environment={"TRIREEL_MODEL_REPOSITORY": str(tmp_path)})
+    async with api_over(process) as client:
         [model] = (await client.get("/v1/models")).json()["items"]
         [version] = model["versions"]
         assert (model["name"], version["version"], version["is_ready"]) == ("yolo11n", 1, True)
@@ -174,20 +214,32 @@ async def test_models_are_listed_with_versions_and_one_with_its_certificate() ->
 
 
 async def test_a_model_published_later_is_served_after_a_load() -> None:
-    async with api_over(World()) as client:
+    process = WebProcess(catalogue=FakeTriton([yolo(), yolo("fresh")]))
+    process.catalogue.set_ready("fresh", 1, reason_against="unloaded")
+    async with api_over(process) as client:
         assert problem_in(await client.post("/v1/models/nothing/load"), status=404)["code"] == "model_not_found"
+        models = (await client.get("/v1/models")).json()["items"]
+        assert [(model["name"], model["versions"][0]["is_ready"]) for model in models] == [
+            ("fresh", False),
+            ("yolo11n", True),
+        ]
         answer = await client.post("/v1/models/fresh/load")
         assert (answer.status_code, answer.json()["name"]) == (200, "fresh")
-        assert [model["name"] for model in (await client.get("/v1/models")).json()["items"]] == ["fresh", "yolo11n"]
+        models = (await client.get("/v1/models")).json()["items"]
+        assert [(model["name"], model["versions"][0]["is_ready"]) for model in models] == [
+            ("fresh", True),
+            ("yolo11n", True),
+        ]
 
 
 async def test_readiness_says_why_not_and_health_does_not_mind() -> None:
-    world = World(is_triton_up=False)
-    async with api_over(world) as client:
+    process = WebProcess()
+    process.catalogue.is_away = True
+    async with api_over(process) as client:
         answer = await client.get("/readyz")
         assert (answer.status_code, answer.json()["reasons"]) == (503, ["Triton does not answer"])
         assert (await client.get("/healthz")).json() == {"status": "ok"}
-        world.is_triton_up = True
+        process.catalogue.is_away = False
         answer = await client.get("/readyz")
         assert (answer.status_code, answer.json()["transport"], answer.json()["triton_url"]) == (
             200,
@@ -197,25 +249,25 @@ async def test_readiness_says_why_not_and_health_does_not_mind() -> None:
 
 
 async def test_a_busy_triton_is_answered_503_and_told_to_be_worth_another_try() -> None:
-    world = World()
-    async with api_over(world) as client:
+    process = WebProcess()
+    async with api_over(process) as client:
         await client.post("/v1/videos", content=VIDEO)
-        world.is_triton_up = False
-        answer = await client.post("/v1/jobs", json={"video_id": "video0", "model": "yolo11n"})
+        process.catalogue.is_away = True
+        answer = await client.post("/v1/jobs", json={"video_id": "vid_1", "model": "yolo11n"})
         problem = problem_in(answer, status=503)
         assert (problem["code"], problem["retryable"]) == ("triton_unavailable", True)
         assert int(answer.headers["retry-after"]) > 0
 
 
 async def test_limits_are_plain_numbers_by_name() -> None:
-    async with api_over(World(max_upload_bytes=12345)) as client:
+    async with api_over(WebProcess(max_upload_bytes=12345)) as client:
         limits = (await client.get("/v1/limits")).json()
         assert limits["max_upload_bytes"] == 12345
         assert all(isinstance(value, int | float) for value in limits.values())
 
 
 async def test_metrics_count_by_route_and_never_by_what_a_client_made_up() -> None:
-    async with api_over(World()) as client:
+    async with api_over(WebProcess()) as client:
         for number in range(5):
             await client.get(f"/v1/jobs/unknown{number}")
             await client.get(f"/nothing/{number}")

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 
 import pytest
 
+from orchestrator.errors import VideoUnreadableError
+from orchestrator.testing.fake_reader import GeneratedVideo
 from orchestrator.web.uploads import MAX_FILE_NAME, harmless_name
 from tests.support.api import VIDEO, api_over, problem_in
-from tests.support.world import World
+from tests.support.web_process import WebProcess
 
 BOUNDARY = "----trireel"
 FORM = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
@@ -24,24 +26,30 @@ def form(*parts: bytes) -> bytes:
     return b"".join(parts) + f"--{BOUNDARY}--\r\n".encode()
 
 
+@pytest.fixture(scope="module")
+def process() -> WebProcess:
+    """For uploads that are refused: nothing of them may be left."""
+    return WebProcess()
+
+
 @pytest.mark.parametrize("content_type", ["application/octet-stream", "video/mp4", "video/x-matroska; x=y", None])
 async def test_a_raw_body_is_kept_as_it_came(content_type: str | None) -> None:
-    world = World()
-    async with api_over(world) as client:
+    process = WebProcess()
+    async with api_over(process) as client:
         headers = {"Content-Type": content_type} if content_type else {}
         answer = await client.post("/v1/videos?filename=a.mp4", content=VIDEO, headers=headers)
         assert answer.status_code == 201
-        assert list(world.contents.values()) == [VIDEO]
+        assert list(process.stores.files.contents.values()) == [VIDEO]
 
 
 async def test_the_file_of_a_form_is_kept_as_it_came_among_other_fields() -> None:
-    world = World(max_upload_bytes=3_000_000)
+    process = WebProcess(max_upload_bytes=3_000_000)
     content = VIDEO + f"\r\n--{BOUNDARY[:-1]}".encode() + bytes(range(256)) * 8000
-    async with api_over(world) as client:
+    async with api_over(process) as client:
         body = form(part("note", b"night"), part("file", content, file_name="b.mp4"), part("after", b"x" * 1000))
         answer = await client.post("/v1/videos", content=body, headers=FORM)
         assert (answer.status_code, answer.json()["file_name"]) == (201, "b.mp4")
-        assert list(world.contents.values()) == [content]
+        assert list(process.stores.files.contents.values()) == [content]
 
 
 REFUSED_FORMS: dict[str, tuple[bytes, int, str]] = {
@@ -54,18 +62,18 @@ REFUSED_FORMS: dict[str, tuple[bytes, int, str]] = {
     "no_form": (b"VIDEO without any boundary", 422, "upload_invalid"),
     "huge_header": (form(part("f" * 100_000, VIDEO)), 422, "upload_invalid"),
     "empty_file": (form(part("file", b"")), 422, "upload_empty"),
-    "no_video": (form(part("file", b"hello")), 422, "video_unreadable"),
     "file_over_the_limit": (form(part("file", VIDEO + bytes(10_000))), 413, "upload_too_large"),
 }
 
 
 @pytest.mark.parametrize(("body", "status", "code"), REFUSED_FORMS.values(), ids=REFUSED_FORMS)
-async def test_a_bad_form_is_refused_and_nothing_is_kept(body: bytes, status: int, code: str) -> None:
-    world = World()
-    async with api_over(world) as client:
+async def test_a_bad_form_is_refused_and_nothing_is_kept(
+    process: WebProcess, body: bytes, status: int, code: str
+) -> None:
+    async with api_over(process) as client:
         answer = await client.post("/v1/videos", content=body, headers=FORM)
         assert problem_in(answer, status=status)["code"] == code
-        assert (world.contents, world.open_uploads) == ({}, 0)
+        assert (process.stores.files.contents, process.uploads.now) == ({}, 0)
 
 
 REFUSED_BODIES: dict[str, tuple[bytes, Mapping[str, str], int, str]] = {
@@ -73,7 +81,6 @@ REFUSED_BODIES: dict[str, tuple[bytes, Mapping[str, str], int, str]] = {
     "url_encoded": (VIDEO, {"Content-Type": "application/x-www-form-urlencoded"}, 415, "upload_type_unsupported"),
     "form_without_boundary": (VIDEO, {"Content-Type": "multipart/form-data"}, 422, "upload_invalid"),
     "empty": (b"", {}, 422, "upload_empty"),
-    "no_video": (b"hello", {}, 422, "video_unreadable"),
     "announced_over_the_limit": (bytes(10_001), {}, 413, "upload_too_large"),
     "length_that_is_none": (VIDEO, {"Content-Length": "many"}, 400, "request_malformed"),
 }
@@ -81,18 +88,28 @@ REFUSED_BODIES: dict[str, tuple[bytes, Mapping[str, str], int, str]] = {
 
 @pytest.mark.parametrize(("body", "headers", "status", "code"), REFUSED_BODIES.values(), ids=REFUSED_BODIES)
 async def test_a_bad_body_is_refused_and_nothing_is_kept(
-    body: bytes, headers: Mapping[str, str], status: int, code: str
+    process: WebProcess, body: bytes, headers: Mapping[str, str], status: int, code: str
 ) -> None:
-    world = World()
-    async with api_over(world) as client:
+    async with api_over(process) as client:
         answer = await client.post("/v1/videos", content=body, headers=headers)
         assert problem_in(answer, status=status)["code"] == code
-        assert (world.contents, world.open_uploads) == ({}, 0)
+        assert (process.stores.files.contents, process.uploads.now) == ({}, 0)
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"), [(b"hello", {}), (form(part("file", b"hello")), FORM)], ids=["raw", "form"]
+)
+async def test_what_no_decoder_opens_is_refused_and_nothing_is_kept(body: bytes, headers: Mapping[str, str]) -> None:
+    process = WebProcess(video=GeneratedVideo(error=VideoUnreadableError("no demuxer opens this file")))
+    async with api_over(process) as client:
+        answer = await client.post("/v1/videos", content=body, headers=headers)
+        assert problem_in(answer, status=422)["code"] == "video_unreadable"
+        assert (process.stores.files.contents, process.uploads.now) == ({}, 0)
 
 
 async def test_only_uploads_may_be_large() -> None:
-    world = World(max_upload_bytes=20_000_000)
-    async with api_over(world) as client:
+    process = WebProcess(max_upload_bytes=20_000_000)
+    async with api_over(process) as client:
         large = b"VIDEO" + bytes(12_000_000)
         assert (await client.post("/v1/videos", content=large)).status_code == 201
         answer = await client.post("/v1/jobs", content=b" " * 2_000_000, headers={"Content-Type": "application/json"})

@@ -1,7 +1,7 @@
-"""A server in a process of its own, over in-memory use cases: `python -m tests.support.stand_in_server`.
+"""A server in a process of its own, on in-memory parts: `python -m tests.support.memory_server`.
 
-Prints its address on a line of its own. One job, `job0`, is there and never ends. With the argument `opening` it
-never gets further than opening its services.
+Prints its address on a line of its own. One job, `job_1`, is there, and nobody works on it. With the argument
+`opening` it never gets further than opening its services.
 """
 
 from __future__ import annotations
@@ -12,29 +12,21 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from orchestrator.bootstrap import Services
-from orchestrator.jobs import JobRequest
 from orchestrator.settings import Settings, load_settings
 from orchestrator.telemetry import configure_logging
 from orchestrator.web.server import serve
-from tests.support.api import VIDEO
-from tests.support.use_cases import services_in_memory
-from tests.support.world import World
+from tests.support.web_process import WebProcess
 
 
 @asynccontextmanager
 async def opened_services(settings: Settings) -> AsyncIterator[Services]:
-    services = services_in_memory(World(), settings)
     if "opening" in sys.argv:
         tell("opening")
         await asyncio.Event().wait()
-    video = await services.videos.receive(one_chunk(), file_name="a.mp4", owner="local")
-    await services.jobs.submit(JobRequest(video_id=video.id, model="yolo11n"), owner="local")
-    yield services
+    process = WebProcess()
+    await process.submit(model="yolo11n")
+    yield process.services
     tell("closed")
-
-
-async def one_chunk() -> AsyncIterator[bytes]:
-    yield VIDEO
 
 
 def tell(line: str) -> None:
