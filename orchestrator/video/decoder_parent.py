@@ -33,8 +33,9 @@ class DecoderParent:
     def run(self) -> None:
         """Serve until the orchestrator closes its end; the kernel then kills the children."""
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        # Ctrl-C reaches the whole terminal; the orchestrator decides when decoding stops.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # Ctrl-C and a service manager's SIGTERM reach every process; the orchestrator decides when decoding stops.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         poll = select.poll()
         poll.register(self._control, select.POLLIN)

@@ -8,6 +8,7 @@ import stat
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Final
@@ -71,14 +72,16 @@ class Decoders:
 
     async def make_index(self, path: Path) -> tuple[FrameIndex, IndexReport]:
         """Raises VideoError, DecoderError."""
-        limits = self._child_limits()
         with _open_video(path) as fd:
+            # A frame takes a byte at least, so a small file needs little memory for its index.
+            most_frames = min(self._limits.max_frames, os.fstat(fd).st_size)
             child = self._children.spawn(fd, with_slots=False)
+        limits = replace(self._child_limits(), max_frames=most_frames)
         with _open_memory(limits.max_frames * INDEX_BYTES_PER_FRAME) as memory_fd:
             try:
                 child.send(MakeIndex(limits), [memory_fd])
                 answer = await child.receive(IndexMade, timeout_s=self._stall_timeout_s)
-                return self._read_index(answer, memory_fd), answer.report
+                return _read_index(answer, memory_fd, most_frames=most_frames), answer.report
             except ValueError as exc:
                 raise DecoderCrashedError(f"a decoder made an impossible index: {exc}") from exc
             finally:
@@ -150,18 +153,6 @@ class Decoders:
             max_frames=self._limits.max_frames,
         )
 
-    def _read_index(self, answer: IndexMade, memory_fd: int) -> FrameIndex:
-        """Raises ValueError if the child's figures cannot be."""
-        count = answer.report.frame_count
-        if not 0 < count <= self._limits.max_frames or answer.time_base_num < 1 or answer.time_base_den < 1:
-            raise ValueError(f"{count} frames, {answer.time_base_num}/{answer.time_base_den} s a tick")
-        pts = np.frombuffer(os.pread(memory_fd, count * STAMP_BYTES, 0), dtype=np.int64)
-        flags = np.frombuffer(os.pread(memory_fd, count, self._limits.max_frames * STAMP_BYTES), dtype=np.uint8)
-        if (np.diff(pts) < 0).any():
-            raise ValueError("its time stamps run backwards")
-        time_base = Fraction(answer.time_base_num, answer.time_base_den)
-        return FrameIndex(pts, flags != 0, time_base, is_timed=answer.is_timed)
-
 
 class _IdleChild:
     """A child between two segments of a run."""
@@ -219,3 +210,16 @@ def _open_memory(byte_size: int) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
+
+
+def _read_index(answer: IndexMade, memory_fd: int, *, most_frames: int) -> FrameIndex:
+    """Copy an index out of memory made for `most_frames`. Raises ValueError if the child's figures cannot be."""
+    count = answer.report.frame_count
+    if not 0 < count <= most_frames or answer.time_base_num < 1 or answer.time_base_den < 1:
+        raise ValueError(f"{count} frames, {answer.time_base_num}/{answer.time_base_den} s a tick")
+    pts = np.frombuffer(os.pread(memory_fd, count * STAMP_BYTES, 0), dtype=np.int64)
+    flags = np.frombuffer(os.pread(memory_fd, count, most_frames * STAMP_BYTES), dtype=np.uint8)
+    if (np.diff(pts) < 0).any():
+        raise ValueError("its time stamps run backwards")
+    time_base = Fraction(answer.time_base_num, answer.time_base_den)
+    return FrameIndex(pts, flags != 0, time_base, is_timed=answer.is_timed)

@@ -183,7 +183,7 @@ async def test_segments_share_few_slots_without_a_deadlock(clip: Path) -> None:
 
 
 async def test_a_child_over_its_memory_dies_alone(clip: Path) -> None:
-    async with open_reader(limits=replace(LIMITS, decoder_memory_bytes=200_000)) as reader:
+    async with open_reader(limits=replace(LIMITS, decoder_memory_bytes=0)) as reader:
         with pytest.raises(DecoderCrashedError):
             await reader.decoders.make_index(clip)
 
@@ -233,6 +233,15 @@ asyncio.run(main())
     assert region.exists()
     asyncio.run(start_and_stop())
     assert not region.exists()
+
+
+def test_a_child_can_import_nothing_that_knows_secrets() -> None:
+    program = "import sys, orchestrator.video.decoder_parent; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    ours = {name for name in modules.stdout.split() if name.startswith("orchestrator.")}
+    allowed = ("orchestrator.video", "orchestrator.core", "orchestrator.errors")
+    assert {name for name in ours if not name.startswith(allowed)} == set()
+    assert not {"litestar", "sqlalchemy", "tritonclient", "pyarrow", "structlog"} & set(modules.stdout.split())
 
 
 async def ended(handle: int) -> None:
