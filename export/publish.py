@@ -183,7 +183,7 @@ def _build_plan(folder: Path, card: ModelCard, say: Say) -> bool:
 async def _tell_triton(url: str | None, name: str, say: Say) -> bool:
     """Have a running Triton load the version; one that does not is no reason to take the version back."""
     if url is None:
-        say("no TRIREEL_TRITON_URL is set: an orchestrator that runs already serves the version after a restart")
+        say(f"a server that runs already takes it after POST /v1/models/{name}/load, or at its next start")
         return False
     try:
         await load_version(url, name)
