@@ -87,11 +87,17 @@ def compare_frames(
 
 def iou_matrix(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float64]:
     """IoU of each row of (K, 4 or more) with each of (L, 4 or more): float64 (K, L)."""
-    a, b = left[:, None, :4].astype(np.float64), right[None, :, :4].astype(np.float64)
+    a, b = _upright(left)[:, None], _upright(right)[None]
     sides = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None)
     shared = sides.prod(axis=-1)
     union = (a[..., 2:] - a[..., :2]).prod(axis=-1) + (b[..., 2:] - b[..., :2]).prod(axis=-1) - shared
     return np.asarray(np.divide(shared, union, out=np.zeros_like(shared), where=union > 0))
+
+
+def _upright(rows: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Boxes (K, 4) whose first corner is the upper left: on noise YOLO26, which has no DFL, may answer others."""
+    corners = rows[:, :4].astype(np.float64).reshape(-1, 2, 2)
+    return np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
 
 
 def _free_under(wanted: NDArray[np.float32], there: NDArray[np.float32], limits: Limits) -> float:

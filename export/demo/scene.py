@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 CLASS_NAMES: Final = ("circle", "square", "triangle")
 # A shape of which less can be seen is not in the truth: nobody could name it.
-LEAST_VISIBLE: Final = 0.35
-LEAST_SIDE_PX: Final = 10
+LEAST_VISIBLE: Final = 0.5
+LEAST_SIDE_PX: Final = 16
 # Coordinates are drawn with 4 bits of fraction, so motion is smooth.
 FRACTION_BITS: Final = 4
 BAR: Final = -1
@@ -133,7 +133,7 @@ def _item(rng: np.random.Generator, kind: int, frame_px: tuple[int, int], mean_c
         colour = rng.uniform(0, 255, 3).astype(np.float32)
     return Item(
         kind=kind,
-        size_px=min(frame_px) * float(np.exp(rng.uniform(np.log(0.05), np.log(0.22)))),
+        size_px=min(frame_px) * float(np.exp(rng.uniform(np.log(0.07), np.log(0.22)))),
         colour=colour,
         start_px=rng.uniform((0, 0), frame_px),
         velocity=rng.uniform(-90, 90, 2) if kind != BAR else rng.uniform(-20, 20, 2),

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 from ultralytics.nn.tasks import DetectionModel
 
+from export.evidence import gather_evidence
 from export.to_onnx import PICTURES, SourceNetwork, load_source
 
 CLASS_NAMES: Final = ("ant", "bee", "cat", "dog", "elk")
@@ -53,38 +54,52 @@ def source_of(folder: Path, kind: str, *, imgsz: int = IMGSZ) -> SourceNetwork:
 
 
 def _calibrate(detector: Any) -> None:
-    """Let the norms see pictures once; untrained ones let activations fade, and every answer is alike."""
+    """Let the norms see what certificates show; untrained ones let activations fade or explode."""
     for module in detector.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 1.0
+            module.momentum = None  # the plain mean of all batches
     detector.train()
     with torch.no_grad():
-        detector(_images())
+        for images in _batches():
+            detector(images)
     detector.eval()
 
 
 def _spread_answers(detector: Any) -> None:
-    """Scale the last layers so that a few boxes in a hundred are certain and their sizes differ."""
+    """Scale the last layers so that pictures are full of strong boxes, and noise has none that are certain.
+
+    Scores that are 1 to the last bit have no order, so nothing could be compared.
+    """
+    mosaics, _, noise, *_ = _batches()
     head = detector.model[-1]
-    spreads = {"cv2": (0.4, 2.0), "cv3": (1.6, -5.0), "one2one_cv2": (0.4, 2.0), "one2one_cv3": (1.6, -5.0)}
     hooks = [
-        branch[-1].register_forward_hook(partial(_scale, spread=spread, mean=mean))
-        for name, (spread, mean) in spreads.items()
-        for branch in getattr(head, name, None) or []
+        branch[-1].register_forward_hook(partial(scale, pictures=len(mosaics)))
+        for name, scale in {"cv2": _scale_boxes, "cv3": _scale_scores}.items()
+        for branch in [*getattr(head, name), *(getattr(head, f"one2one_{name}", None) or [])]
     ]
     with torch.no_grad():
-        detector(_images())
+        detector(torch.cat([mosaics, noise]))
     for hook in hooks:
         hook.remove()
 
 
-def _scale(layer: Any, _inputs: object, answers: torch.Tensor, *, spread: float, mean: float) -> torch.Tensor:
-    """Give a layer's answers this spread and mean from now on."""
+def _scale_boxes(layer: Any, _inputs: object, answers: torch.Tensor, *, pictures: int) -> None:
+    unbiased = (answers - layer.bias[None, :, None, None])[:pictures]
     with torch.no_grad():
-        layer.weight *= spread / (answers - layer.bias[None, :, None, None]).std()
-        layer.bias[:] = mean
-    return answers
+        gain = 0.15 / unbiased.std()
+        layer.weight *= gain
+        layer.bias[:] = 4.0 - gain * unbiased.mean()
 
 
-def _images() -> torch.Tensor:
-    return torch.from_numpy(crops(4, 192, 320).transpose(0, 3, 1, 2).copy()).float() / 255
+def _scale_scores(layer: Any, _inputs: object, answers: torch.Tensor, *, pictures: int) -> None:
+    unbiased = answers - layer.bias[None, :, None, None]
+    with torch.no_grad():
+        gain = 1.5 / unbiased[pictures:].std()
+        layer.weight *= gain
+        layer.bias[:] = -0.9 - gain * unbiased[:pictures].mean()
+
+
+@cache
+def _batches() -> list[torch.Tensor]:
+    evidence = gather_evidence([bus()], imgsz=IMGSZ, stride=32)
+    return [torch.from_numpy(item.frames.transpose(0, 3, 1, 2).copy()).float() / 255 for item in evidence]

@@ -94,3 +94,8 @@ def test_a_missing_answer_fails() -> None:
 def test_iou_is_shared_over_covered_area() -> None:
     ious = iou_matrix(rows([0, 0, 10, 10, 1, 0]), rows([0, 0, 10, 10, 1, 0], [5, 0, 15, 10, 1, 0], [0, 0, 0, 0, 0, 0]))
     np.testing.assert_allclose(ious, [[1, 1 / 3, 0]])
+
+
+def test_a_box_with_its_corners_swapped_covers_the_same_area() -> None:
+    swapped = [*CAR[2:4], *CAR[:2], *CAR[4:]]
+    assert failures(rows(swapped), rows(swapped)) == []
