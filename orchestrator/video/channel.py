@@ -47,18 +47,20 @@ class Channel:
             self._sock.close()
 
     def _read(self) -> None:
-        try:
-            packet = self._sock.recv(MAX_MESSAGE_BYTES)
-        except BlockingIOError:
-            return
-        except ConnectionResetError:
-            # The other end closed without reading all; what it sent before is still to come.
-            return
-        if packet:
-            self._on_packet(packet)
-        else:
-            self.close()
-            self._on_end()
+        # To the last packet at once: uvloop stops watching a socket that was reset, and calls this for the last time.
+        while self._is_reading:
+            try:
+                packet = self._sock.recv(MAX_MESSAGE_BYTES)
+            except BlockingIOError:
+                return
+            except ConnectionResetError:
+                # The other end closed without reading all; what it sent before is still to come, and then the end.
+                continue
+            if packet:
+                self._on_packet(packet)
+            else:
+                self.close()
+                self._on_end()
 
 
 def packet_sockets() -> tuple[socket.socket, socket.socket]:

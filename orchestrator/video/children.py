@@ -81,6 +81,8 @@ class DecoderChild:
         self._is_silent = False
         self._channel: Channel | None = None
         self.killed_because: str | None = None
+        # Its parent is dead, so the kernel kills it, and nobody but its socket tells when.
+        self.is_orphan = False
         self.ended: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
 
     @property
@@ -284,13 +286,14 @@ class DecoderChildren:
             self._process = None
             log.error("decoder parent died", children=len(self._alive))
         for child in list(self._alive.values()):
+            child.is_orphan = True
             if child.is_usable:
                 child.hear_out()
             else:
                 self.on_silence(child)
 
     def on_silence(self, child: DecoderChild) -> None:
-        if self._control is None:
+        if child.is_orphan:
             self._on_child_end(child, Ended(child.number, exit_code=0, signal=signal.SIGKILL))
 
     def _on_child_end(self, child: DecoderChild, ended: Ended) -> None:
