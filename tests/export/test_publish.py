@@ -6,9 +6,11 @@ import dataclasses
 import hashlib
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from export.evidence import load_pictures
 from export.graph import join_to_contract
@@ -18,7 +20,11 @@ from export.spec import ExportSpec
 from export.to_onnx import export_raw, load_source
 from orchestrator.core.contract import CERTIFICATE_FILE, METADATA_FILE
 from orchestrator.errors import CertificateFailedError
+from orchestrator.inference.catalogue import TritonCatalogue
+from orchestrator.inference.connection import open_connection
+from orchestrator.inference.embedded import open_embedded_triton
 from orchestrator.settings import TritonSettings, load_settings
+from orchestrator.telemetry import Metrics
 from tests.export.detectors import CLASS_NAMES, write_checkpoint
 from tests.support.needs import SHARED_DATA
 
@@ -83,6 +89,18 @@ async def test_a_spoiled_version_publishes_nothing_and_a_good_one_is_the_next(
     second = await publish_graph(good, source, spec, triton, lambda line: None)
     assert (first.version, second.version) == (1, 2)
     assert published_cards(spec.model_folder) == {1: first.card, 2: second.card}
+
+
+async def test_a_running_triton_serves_the_version_at_once(tmp_path: Path, triton: TritonSettings) -> None:
+    triton.model_repository.mkdir()
+    spec = spec_for(write_checkpoint(tmp_path / "weights.pt", "yolov8n"), triton, "shapes")
+    metrics = Metrics(CollectorRegistry())
+    async with open_embedded_triton(triton, log_dir=tmp_path / "logs", metrics=metrics) as server:
+        published = await publish(spec, dataclasses.replace(triton, url=server.grpc_url), lambda line: None)
+        async with open_connection(server.grpc_url) as connection:
+            served = await TritonCatalogue(connection, timeout_s=30, now=time.monotonic).find("shapes")
+    assert published.is_loaded
+    assert (served.version.version, served.card) == (1, published.card)
 
 
 @pytest.mark.needs("shared_data")
