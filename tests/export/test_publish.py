@@ -112,4 +112,3 @@ async def test_shared_yolo11n_is_published_on_frames_of_a_video(tmp_path: Path, 
     published = await publish(spec, triton, lambda line: None)
     assert published.card.certificate == "passed"
     assert (published.card.imgsz, published.card.stride, len(published.card.class_names)) == (640, 32, 80)
-    assert published.certificate.boxes > 200
