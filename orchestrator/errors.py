@@ -185,6 +185,12 @@ class DecoderCrashedError(DecoderError):
     code = "decoder_crashed"
 
 
+class DecoderUnavailableError(DecoderError):
+    """No decoder can be started just now; the file has nothing to do with it."""
+
+    code = "decoder_unavailable"
+
+
 class DecoderStalledError(DecoderError):
     """The child lives, but made no batch for the stall time-out."""
 
@@ -259,6 +265,13 @@ class StorageError(TrireelError):
 
 class DiskFullError(StorageError):
     code = "disk_full"
+
+
+class DataDamagedError(StorageError):
+    """Something stored cannot be read back; trying again changes nothing."""
+
+    code = "data_damaged"
+    retryable = False
 
 
 class DataDirLockedError(StorageError):

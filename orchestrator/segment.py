@@ -39,7 +39,7 @@ Keep = Callable[[FrameBatch, Candidates], Awaitable[None]]
 class SegmentTools:
     """The ports that running a segment needs. window: bounds the frames that wait for Triton, over all segments.
 
-    lease_s: how long a lease lasts after each sign of life. poll_s: how often a run is asked whether it is
+    lease_s: how long a lease lasts after each renewal. poll_s: how often a run is asked whether it is
     still wanted. utc_now: aware. monotonic_s: a clock for durations.
     """
 
@@ -96,20 +96,14 @@ async def run_segment(
         kept.seconds += seconds
         return candidates
 
-    renewed_s = tools.monotonic_s()
-
     async def keep(batch: FrameBatch, candidates: Candidates) -> None:
-        nonlocal renewed_s
         kept.candidates.append(candidates)
         kept.stamps.extend(batch.stamps)
-        if tools.monotonic_s() - renewed_s > tools.lease_s / 3:
-            renewed_s = tools.monotonic_s()
-            await tools.runs.renew(leased.lease, until=tools.utc_now() + timedelta(seconds=tools.lease_s))
         await on_inferred(len(batch.stamps))
 
     try:
         async with asyncio.TaskGroup() as group:
-            watch = group.create_task(_until_unwanted(leased.run.id, tools))
+            watch = group.create_task(_hold_lease(leased, tools))
             async with tools.reader.open_segment(request) as batches:
                 in_flight = max(2, tools.window.capacity // request.batch_frames + 1)
                 await infer_in_order(_Held(batches, held_slots), infer, keep, max_in_flight=in_flight)
@@ -166,12 +160,19 @@ async def _infer(batch: FrameBatch, model: ServedModel, tools: SegmentTools) -> 
     return to_candidates(answer, batch), seconds
 
 
-async def _until_unwanted(run_id: str, tools: SegmentTools) -> None:
-    """Raises RunUnwantedError as soon as the last job has let go of the run."""
+async def _hold_lease(leased: LeasedSegment, tools: SegmentTools) -> None:
+    """Renew the lease while the segment is worked on. Raises RunUnwantedError, LeaseLostError.
+
+    A decoder that hangs does not keep its lease this way: its own stall time-out ends the attempt.
+    """
+    renewed_s = tools.monotonic_s()
     # The truth is a row that any process may change: there is no event to wait for.
-    while await tools.runs.is_wanted(run_id):  # noqa: ASYNC110
+    while await tools.runs.is_wanted(leased.run.id):
+        if tools.monotonic_s() - renewed_s > tools.lease_s / 3:
+            renewed_s = tools.monotonic_s()
+            await tools.runs.renew(leased.lease, until=tools.utc_now() + timedelta(seconds=tools.lease_s))
         await asyncio.sleep(tools.poll_s)
-    raise RunUnwantedError(f"no job wants run {run_id} any more")
+    raise RunUnwantedError(f"no job wants run {leased.run.id} any more")
 
 
 def _measure(result: SegmentResult, metrics: Metrics, *, writing_s: float) -> None:

@@ -18,6 +18,7 @@ import structlog
 from orchestrator.errors import (
     DecoderCrashedError,
     DecoderStalledError,
+    DecoderUnavailableError,
     VideoEncryptedError,
     VideoError,
     VideoOverLimitError,
@@ -100,9 +101,19 @@ class DecoderChild:
             raise DecoderCrashedError(f"a decoder takes no requests any more ({exc.strerror})") from exc
 
     def lend(self, slot: int) -> None:
-        """Let the child fill a slot; from here on the slot is the child's to give back."""
+        """Let the child fill a slot; from here on the slot is the child's to give back.
+
+        Nothing happens but that where the child is dying: the next `receive` tells.
+        """
+        if self.ended.done():
+            self._slots.give_back(slot)
+            return
         self.held.add(slot)
-        self.send(Fill(slot))
+        try:
+            self.send(Fill(slot))
+        except DecoderCrashedError:
+            # It keeps the slot until it is known dead.
+            self._is_silent = True
 
     def take_back(self, slot: int) -> None:
         """The child handed a slot back with a batch in it; from here on it is the caller's to give back."""
@@ -204,7 +215,7 @@ class DecoderChildren:
     def spawn(self, file_fd: int, *, with_slots: bool) -> DecoderChild:
         """Fork a child for one file, which it sees through `file_fd` only; the caller keeps and closes its own copy.
 
-        Raises DecoderCrashedError if the decoder parent cannot be started.
+        Raises DecoderUnavailableError if the decoder parent cannot be started.
         """
         child = DecoderChild(self._next_number, self, self._slots)
         self._next_number += 1
@@ -251,7 +262,9 @@ class DecoderChildren:
             try:
                 self._started().send(to_wire(message), fds)
             except OSError as exc:
-                raise DecoderCrashedError("the decoder parent dies at start; its last words are in the log") from exc
+                raise DecoderUnavailableError(
+                    "the decoder parent dies at start; its last words are in the log"
+                ) from exc
 
     def _started(self) -> Channel:
         if self._control is None:

@@ -21,6 +21,7 @@ from litestar.types import ExceptionHandlersMap, Scope
 from msgspec import Meta
 
 from orchestrator.errors import (
+    DataDamagedError,
     DecoderError,
     DiskFullError,
     InferenceError,
@@ -63,6 +64,7 @@ STATUS_BY_ERROR: Final[Mapping[type[TrireelError], HTTPStatus]] = {
     InferenceError: HTTPStatus.BAD_GATEWAY,
     TritonUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
     TritonTimeoutError: HTTPStatus.GATEWAY_TIMEOUT,
+    DataDamagedError: HTTPStatus.INTERNAL_SERVER_ERROR,
     StorageError: HTTPStatus.SERVICE_UNAVAILABLE,
     DiskFullError: HTTPStatus.INSUFFICIENT_STORAGE,
 }
