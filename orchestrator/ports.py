@@ -111,8 +111,10 @@ class JobStore(Protocol):
         A run that becomes wanted joins at the smallest virtual time among the runs being worked on.
         """
 
-    async def cancel(self, job_id: str, *, now: datetime) -> Job:
-        """Legal in every state, and twice; terminal jobs stay as they are. RUNNING becomes CANCELLING.
+    async def cancel(self, job_id: str, *, now: datetime) -> tuple[Job, bool]:
+        """The job, and whether this call moved it: RUNNING becomes CANCELLING, QUEUED becomes CANCELLED.
+
+        Legal in every state, and twice; others stay as they are.
 
         Raises JobNotFoundError.
         """
@@ -148,22 +150,23 @@ class RunStore(Protocol):
         """Store the segments; WAITING becomes OPEN. Opening twice changes nothing."""
 
     async def lease_next(
-        self, *, after: tuple[str, int] | None, now: datetime, until: datetime
+        self, *, after: tuple[str, int] | None, avoid: Collection[str] = (), now: datetime, until: datetime
     ) -> LeasedSegment | None:
         """Lease a segment of the fairest OPEN run that a RUNNING job wants; None if there is none.
 
         The fairest has the smallest virtual time; leasing adds the segment's frames over its weight, the highest
         priority of its RUNNING jobs. after: the run and segment just ended, whose decoder is still open; within
-        the chosen run the one after it is preferred. Expired leases count as open.
+        the chosen run the one after it is preferred. avoid: runs to leave aside. Expired leases count as open.
         """
 
     async def renew(self, lease: Lease, *, until: datetime) -> None:
         """Raises LeaseLostError."""
 
-    async def hand_back(self, lease: Lease, *, is_strike: bool = False) -> None:
-        """LEASED becomes OPEN; nothing if the lease was lost. is_strike: the attempt killed its decoder.
+    async def hand_back(self, lease: Lease, *, is_strike: bool = False) -> bool:
+        """LEASED becomes OPEN, and what the lease cost the run is refunded; False if the lease was lost.
 
-        A lease that expired counts as a strike too; strikes come back with the next `lease_next`.
+        is_strike: the attempt killed its decoder. A lease that expired counts as a strike too; strikes come back with
+        the next `lease_next`.
         """
 
     async def is_wanted(self, run_id: str) -> bool:
@@ -180,6 +183,9 @@ class RunStore(Protocol):
 
     async def fail(self, run_id: str, failure: Failure, *, now: datetime) -> Sequence[Job]:
         """The run becomes FAILED with all its live jobs; candidates already committed stay. Returns those jobs."""
+
+    async def lose_results(self, run_id: str, failure: Failure) -> None:
+        """SUCCEEDED becomes FAILED, so that the run is not found again; its jobs stay as they ended."""
 
     async def ids(self) -> frozenset[str]: ...
 
@@ -214,6 +220,9 @@ class EventStore(Protocol):
         """STATE and DONE events of every job."""
 
     async def last_id(self) -> int: ...
+
+    async def done_id(self, job_id: str) -> int | None:
+        """Of the job's DONE event; None while it has none."""
 
 
 class CandidateArchive(Protocol):

@@ -30,6 +30,11 @@ def charged(contender: Contender, frames: int) -> float:
     return contender.virtual_time + frames / contender.weight
 
 
+def refunded(contender: Contender, frames: int) -> float:
+    """The contender's virtual time after it gave `frames` back unused."""
+    return contender.virtual_time - frames / contender.weight
+
+
 def joining(own: float, at_work: Collection[float]) -> float:
     """The virtual time at which a run joins those at work: their smallest, so it neither waits nor catches up.
 

@@ -62,7 +62,8 @@ NEXT_RUN_STATES: Final[Mapping[RunState, frozenset[RunState]]] = {
     RunState.WAITING: frozenset({RunState.OPEN, RunState.FAILED}),
     RunState.OPEN: frozenset({RunState.FINALIZING, RunState.FAILED}),
     RunState.FINALIZING: frozenset({RunState.SUCCEEDED, RunState.FAILED}),
-    RunState.SUCCEEDED: frozenset(),
+    # Only when its results were lost from the disk.
+    RunState.SUCCEEDED: frozenset({RunState.FAILED}),
     RunState.FAILED: frozenset(),
 }
 NEXT_SEGMENT_STATES: Final[Mapping[SegmentState, frozenset[SegmentState]]] = {

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.core.types import Candidates
-from orchestrator.errors import StorageError
+from orchestrator.errors import DataDamagedError
 from orchestrator.storage.durable import folder_names, put_in_place, remove_folder, unfinished
 from orchestrator.storage.failures import file_errors
 from orchestrator.storage.threads import Threads
@@ -160,7 +160,7 @@ def _frame_span(footer: pq.FileMetaData, group: int) -> tuple[int, int]:
     """First and last frame of a row group, by the statistics of its first column."""
     frames = footer.row_group(group).column(0).statistics
     if frames is None or frames.min is None or frames.max is None:
-        raise StorageError("stored candidates cannot be read: a row group does not tell its frames")
+        raise DataDamagedError("stored candidates cannot be read: a row group does not tell its frames")
     return int(frames.min), int(frames.max)
 
 
@@ -180,7 +180,7 @@ def _parquet_errors() -> Iterator[None]:
         try:
             yield
         except pa.ArrowException as exc:
-            raise StorageError(f"stored candidates cannot be read: {exc}") from exc
+            raise DataDamagedError(f"stored candidates cannot be read: {exc}") from exc
 
 
 def _schema() -> pa.Schema:

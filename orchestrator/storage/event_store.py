@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import func, or_, select
 
-from orchestrator.core.records import Event, Job
+from orchestrator.core.records import Event, EventKind, Job
 from orchestrator.storage.engine import Database
 from orchestrator.storage.row_codec import to_event
 from orchestrator.storage.tables import events
@@ -34,3 +34,9 @@ class SqlEventStore:
     async def last_id(self) -> int:
         async with self._database.read() as connection:
             return (await connection.execute(select(func.max(events.c.id)))).scalar() or 0
+
+    async def done_id(self, job_id: str) -> int | None:
+        done = select(func.max(events.c.id)).where(events.c.job_id == job_id, events.c.kind == EventKind.DONE)
+        async with self._database.read() as connection:
+            number: int | None = (await connection.execute(done)).scalar()
+        return number

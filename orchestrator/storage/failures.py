@@ -10,7 +10,7 @@ from typing import Final
 
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from orchestrator.errors import DiskFullError, StorageError
+from orchestrator.errors import DataDamagedError, DiskFullError, StorageError
 
 FULL_ERRNOS: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 POSTGRESQL_DISK_FULL: Final = "53100"
@@ -35,6 +35,8 @@ def file_errors() -> Iterator[None]:
     """Raises DiskFullError or StorageError for what the file system refuses."""
     try:
         yield
+    except FileNotFoundError as exc:
+        raise DataDamagedError(f"a file of the data directory is missing: {exc.filename}") from exc
     except OSError as exc:
         if exc.errno in FULL_ERRNOS:
             raise DiskFullError(DISK_FULL) from exc

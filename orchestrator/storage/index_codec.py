@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from orchestrator.core.types import FrameIndex
-from orchestrator.errors import StorageError
+from orchestrator.errors import DataDamagedError
 
 MAGIC: Final = b"TRIX"
 VERSION: Final = 1
@@ -30,15 +30,15 @@ def encode_index(index: FrameIndex) -> bytes:
 
 
 def decode_index(stored: bytes) -> FrameIndex:
-    """Raises StorageError unless `stored` is exactly what `encode_index` made."""
+    """Raises DataDamagedError unless `stored` is exactly what `encode_index` made."""
     if len(stored) < HEADER.size:
-        raise StorageError("a frame index is cut short; upload the video again")
+        raise DataDamagedError("a frame index is cut short; upload the video again")
     magic, version, is_timed, numerator, denominator, frames, checksum = HEADER.unpack_from(stored)
     if magic != MAGIC or version != VERSION:
-        raise StorageError(f"a frame index of version {version} cannot be read by this release")
+        raise DataDamagedError(f"a frame index of version {version} cannot be read by this release")
     body = memoryview(stored)[HEADER.size :]
     if len(body) != frames * FRAME_BYTES or zlib.crc32(body) != checksum:
-        raise StorageError("a frame index does not match its checksum; upload the video again")
+        raise DataDamagedError("a frame index does not match its checksum; upload the video again")
     return FrameIndex(
         pts=np.frombuffer(body, "<i8", count=frames).astype(np.int64),
         is_key=np.frombuffer(body, np.uint8, offset=8 * frames).astype(np.bool_),

@@ -101,13 +101,13 @@ class SqlJobStore:
             admitted = await load_jobs(connection, queued.limit(room)) if room > 0 else []
             return [await _admit_one(connection, job, now=now) for job in admitted]
 
-    async def cancel(self, job_id: str, *, now: datetime) -> Job:
+    async def cancel(self, job_id: str, *, now: datetime) -> tuple[Job, bool]:
         async with self._database.write() as connection:
             job = await _load_job(connection, job_id)
             state = {JobState.QUEUED: JobState.CANCELLED, JobState.RUNNING: JobState.CANCELLING}.get(job.state)
             if state is None:
-                return job
-            return await move_job(connection, job, await load_run(connection, job.run_id), state, now=now)
+                return job, False
+            return await move_job(connection, job, await load_run(connection, job.run_id), state, now=now), True
 
     async def settle_cancelled(self, *, now: datetime) -> Sequence[Job]:
         async with self._database.write() as connection:

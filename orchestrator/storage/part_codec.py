@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.core.types import Candidates
-from orchestrator.errors import StorageError
+from orchestrator.errors import DataDamagedError
 
 MAGIC: Final = b"TRPT"
 VERSION: Final = 1
@@ -50,11 +50,11 @@ def encode_part(candidates: Candidates) -> bytes:
 
 
 def decode_part(body: bytes) -> Candidates:
-    """The candidates that were encoded, as arrays of their own. Raises StorageError for anything else."""
+    """The candidates that were encoded, as arrays of their own. Raises DataDamagedError for anything else."""
     count, stream = _checked(body)
     shuffled = zlib.decompress(stream)
     if len(shuffled) != count * ROW_BYTES:
-        raise StorageError(f"a part tells of {count} candidates but holds {len(shuffled)} bytes")
+        raise DataDamagedError(f"a part tells of {count} candidates but holds {len(shuffled)} bytes")
     columns: list[NDArray[Any]] = []
     offset = 0
     for _, kind in COLUMNS:
@@ -74,13 +74,13 @@ def decode_part(body: bytes) -> Candidates:
 def _checked(body: bytes) -> tuple[int, bytes]:
     """The row count and the compressed columns."""
     if len(body) < HEADER.size:
-        raise StorageError("a part is cut short; the database is damaged")
+        raise DataDamagedError("a part is cut short; the database is damaged")
     magic, version, count, checksum = HEADER.unpack_from(body)
     stream = body[HEADER.size :]
     if magic != MAGIC or version != VERSION:
-        raise StorageError(f"a part of version {version} cannot be read by this release")
+        raise DataDamagedError(f"a part of version {version} cannot be read by this release")
     if zlib.crc32(stream) != checksum:
-        raise StorageError("a part does not match its checksum; the database is damaged")
+        raise DataDamagedError("a part does not match its checksum; the database is damaged")
     return count, stream
 
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import structlog
 
+from orchestrator.core.records import Failure
+from orchestrator.errors import DataDamagedError
 from orchestrator.storage.stores import Stores
 
 log = structlog.get_logger()
+
+RESULTS_MISSING: Final = Failure(
+    code=DataDamagedError.code, message="the run's results are missing on the disk; submit the job again"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +50,9 @@ async def reconcile(stores: Stores) -> Reconciliation:
             await stores.files.remove(video_id)
         for run_id in found.orphaned_runs:
             await stores.archive.remove(run_id)
+    for run_id in found.missing_runs:
+        # Its jobs stay as they ended, but nobody is given this run again.
+        await stores.runs.lose_results(run_id, RESULTS_MISSING)
     _tell(found)
     return found
 

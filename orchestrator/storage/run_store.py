@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, RowMapping, and_, delete, func, insert, or
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestrator.core.commitment import merged
-from orchestrator.core.fair_queue import Contender, charged, fairest_first, joining
+from orchestrator.core.fair_queue import Contender, charged, fairest_first, joining, refunded
 from orchestrator.core.job_moves import state_after_failed_run
 from orchestrator.core.records import Failure, Job, LeasedSegment, Run
 from orchestrator.core.states import (
@@ -24,7 +24,7 @@ from orchestrator.core.states import (
     moved,
 )
 from orchestrator.core.types import Lease, SegmentPlan
-from orchestrator.errors import LeaseLostError
+from orchestrator.errors import LeaseLostError, TransitionError
 from orchestrator.storage.engine import Database
 from orchestrator.storage.moves import (
     RUNS,
@@ -88,10 +88,12 @@ class SqlRunStore:
             )
 
     async def lease_next(
-        self, *, after: tuple[str, int] | None, now: datetime, until: datetime
+        self, *, after: tuple[str, int] | None, avoid: Collection[str] = (), now: datetime, until: datetime
     ) -> LeasedSegment | None:
         async with self._database.write() as connection:
             for contender in fairest_first(await _contenders(connection)):
+                if contender.run_id in avoid:
+                    continue
                 preferred = after[1] + 1 if after is not None and after[0] == contender.run_id else None
                 segment = await _free_segment(connection, contender.run_id, preferred=preferred, now=now)
                 if segment is not None:
@@ -104,9 +106,15 @@ class SqlRunStore:
         if not renewed.rowcount:
             raise LeaseLostError(f"segment {lease.segment} of {lease.run_id} belongs to another attempt")
 
-    async def hand_back(self, lease: Lease, *, is_strike: bool = False) -> None:
+    async def hand_back(self, lease: Lease, *, is_strike: bool = False) -> bool:
         async with self._database.write() as connection:
-            await connection.execute(update(segments).where(_held(lease)).values(_opened(strikes=int(is_strike))))
+            held = await connection.execute(
+                update(segments).where(_held(lease)).values(_opened(strikes=int(is_strike)))
+            )
+            if not held.rowcount:
+                return False
+            await _refund(connection, lease)
+            return True
 
     async def is_wanted(self, run_id: str) -> bool:
         async with self._database.read() as connection:
@@ -148,6 +156,8 @@ class SqlRunStore:
             run = await load_run(connection, run_id)
             if run.state is RunState.FAILED:
                 return ()
+            if run.state is RunState.SUCCEEDED:
+                raise TransitionError(f"{run_id} has succeeded; only losing its results may fail it")
             state = moved(NEXT_RUN_STATES, run.state, RunState.FAILED)
             run = replace(run, state=state, failure=failure, finished_at=now)
             await save_run(connection, run)
@@ -159,6 +169,13 @@ class SqlRunStore:
                 reason = failure if end is JobState.FAILED else None
                 ended.append(await move_job(connection, job, run, end, now=now, failure=reason))
             return ended
+
+    async def lose_results(self, run_id: str, failure: Failure) -> None:
+        async with self._database.write() as connection:
+            run = await load_run(connection, run_id)
+            if run.state is RunState.SUCCEEDED:
+                state = moved(NEXT_RUN_STATES, run.state, RunState.FAILED)
+                await save_run(connection, replace(run, state=state, failure=failure))
 
     async def ids(self) -> frozenset[str]:
         async with self._database.read() as connection:
@@ -217,6 +234,18 @@ async def _lease(
     run = replace(run, virtual_time=charged(contender, plan.frame_count))
     await connection.execute(update(runs).where(runs.c.id == run.id).values(virtual_time=run.virtual_time))
     return LeasedSegment(lease=Lease(run.id, plan.number, attempt, until), plan=plan, run=run, strikes=strikes)
+
+
+async def _refund(connection: AsyncConnection, lease: Lease) -> None:
+    """Give back what a lease cost its run, if the run still contends."""
+    contender = next((each for each in await _contenders(connection) if each.run_id == lease.run_id), None)
+    if contender is None:
+        return
+    segment = select(segments).where(segments.c.run_id == lease.run_id, segments.c.number == lease.segment)
+    frames = to_plan((await connection.execute(segment)).mappings().one()).frame_count
+    await connection.execute(
+        update(runs).where(runs.c.id == lease.run_id).values(virtual_time=refunded(contender, frames))
+    )
 
 
 def _leased_from(state: SegmentState) -> SegmentState:

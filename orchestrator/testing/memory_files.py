@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator.core.types import Candidates, FrameIndex
-from orchestrator.errors import StorageError, UploadEmptyError, UploadTooLargeError
+from orchestrator.errors import DataDamagedError, UploadEmptyError, UploadTooLargeError
 from orchestrator.testing.world import World
 
 
@@ -59,7 +59,7 @@ class MemoryVideoFiles:
 
     async def load_index(self, video_id: str) -> FrameIndex:
         if video_id not in self.indices:
-            raise StorageError(f"there is no index of {video_id}")
+            raise DataDamagedError(f"there is no index of {video_id}")
         return self.indices[video_id]
 
     async def remove(self, video_id: str) -> None:
@@ -79,7 +79,7 @@ class MemoryArchive:
 
     async def read(self, run_id: str, *, first_frame: int, last_frame: int | None) -> AsyncIterator[Candidates]:
         if run_id not in self.runs:
-            raise StorageError(f"there is no archive of {run_id}")
+            raise DataDamagedError(f"there is no archive of {run_id}")
         candidates = self.runs[run_id].within(first_frame, last_frame)
         if len(candidates):
             yield candidates

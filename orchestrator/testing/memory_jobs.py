@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from orchestrator.core.contract import ModelCard
 from orchestrator.core.fair_queue import joining
 from orchestrator.core.job_moves import events_of
-from orchestrator.core.records import Event, Failure, Job, Run, Video
+from orchestrator.core.records import Event, EventKind, Failure, Job, Run, Video
 from orchestrator.core.states import IndexState, JobState, RunState, SegmentState
 from orchestrator.core.types import IndexReport, JobSpec, RunSpec
 from orchestrator.errors import JobTimeoutError, VideoInUseError
@@ -106,13 +106,10 @@ class MemoryJobStore:
         room = max(0, max_running - len(self.world.jobs_in(JobState.RUNNING)))
         return [self._admit_one(job, now=now) for job in self._queue()[:room]]
 
-    async def cancel(self, job_id: str, *, now: datetime) -> Job:
+    async def cancel(self, job_id: str, *, now: datetime) -> tuple[Job, bool]:
         job = self.world.job(job_id)
-        if job.state is JobState.QUEUED:
-            return self.world.move(job, JobState.CANCELLED, now=now)
-        if job.state is JobState.RUNNING:
-            return self.world.move(job, JobState.CANCELLING, now=now)
-        return job
+        state = {JobState.QUEUED: JobState.CANCELLED, JobState.RUNNING: JobState.CANCELLING}.get(job.state)
+        return (job, False) if state is None else (self.world.move(job, state, now=now), True)
 
     async def settle_cancelled(self, *, now: datetime) -> Sequence[Job]:
         return [
@@ -188,3 +185,7 @@ class MemoryEventStore:
 
     async def last_id(self) -> int:
         return max((event.id for event in self.world.events), default=0)
+
+    async def done_id(self, job_id: str) -> int | None:
+        dones = [event.id for event in self.world.events if event.job_id == job_id and event.kind is EventKind.DONE]
+        return max(dones, default=None)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from orchestrator.core.commitment import committed_run, merged
-from orchestrator.core.fair_queue import Contender, charged, fairest_first, joining
+from orchestrator.core.fair_queue import Contender, charged, fairest_first, joining, refunded
 from orchestrator.core.job_moves import frame_span, segment_event, state_after_failed_run
 from orchestrator.core.records import Failure, Job, LeasedSegment, Run, SegmentResult
 from orchestrator.core.states import (
@@ -20,7 +20,7 @@ from orchestrator.core.states import (
     moved,
 )
 from orchestrator.core.types import Candidates, Lease, SegmentPlan
-from orchestrator.errors import LeaseLostError, PartsMovedError
+from orchestrator.errors import LeaseLostError, PartsMovedError, TransitionError
 from orchestrator.testing.world import StoredSegment, World
 
 
@@ -63,10 +63,10 @@ class MemoryRunStore:
         )
 
     async def lease_next(
-        self, *, after: tuple[str, int] | None, now: datetime, until: datetime
+        self, *, after: tuple[str, int] | None, avoid: Collection[str] = (), now: datetime, until: datetime
     ) -> LeasedSegment | None:
         contenders = [Contender(run.id, run.virtual_time, self._weight(run)) for run in self.world.runs_at_work()]
-        for contender in fairest_first(contenders):
+        for contender in fairest_first(each for each in contenders if each.run_id not in avoid):
             free = [segment for segment in self.world.segments[contender.run_id] if segment.is_free(now)]
             if free:
                 next_one = after[1] + 1 if after is not None and after[0] == contender.run_id else None
@@ -80,10 +80,16 @@ class MemoryRunStore:
             raise LeaseLostError(f"segment {lease.segment} of {lease.run_id} belongs to another attempt")
         segment.leased_until = until
 
-    async def hand_back(self, lease: Lease, *, is_strike: bool = False) -> None:
+    async def hand_back(self, lease: Lease, *, is_strike: bool = False) -> bool:
         segment = self.world.held(lease)
-        if segment is not None:
-            segment.reopen(strikes=int(is_strike))
+        if segment is None:
+            return False
+        segment.reopen(strikes=int(is_strike))
+        if self.world.is_wanted(lease.run_id):
+            run = self.world.run(lease.run_id)
+            contender = Contender(run.id, run.virtual_time, self._weight(run))
+            self.world.set_run(replace(run, virtual_time=refunded(contender, segment.plan.frame_count)))
+        return True
 
     async def is_wanted(self, run_id: str) -> bool:
         return self.world.is_wanted(run_id)
@@ -112,6 +118,8 @@ class MemoryRunStore:
         run = self.world.run(run_id)
         if run.state is RunState.FAILED:
             return ()
+        if run.state is RunState.SUCCEEDED:
+            raise TransitionError(f"{run_id} has succeeded; only losing its results may fail it")
         state = moved(NEXT_RUN_STATES, run.state, RunState.FAILED)
         self.world.set_run(replace(run, state=state, failure=failure, finished_at=now))
         self._reopen_all(run_id)
@@ -120,6 +128,12 @@ class MemoryRunStore:
             end = state_after_failed_run(job)
             ended.append(self.world.move(job, end, now=now, failure=failure if end is JobState.FAILED else None))
         return ended
+
+    async def lose_results(self, run_id: str, failure: Failure) -> None:
+        run = self.world.run(run_id)
+        if run.state is RunState.SUCCEEDED:
+            state = moved(NEXT_RUN_STATES, run.state, RunState.FAILED)
+            self.world.set_run(replace(run, state=state, failure=failure))
 
     async def ids(self) -> frozenset[str]:
         return frozenset(self.world.runs)

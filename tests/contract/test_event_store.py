@@ -133,3 +133,11 @@ async def test_ids_are_never_used_again(scenario: Scenario, stores: Stores) -> N
     await stores.jobs.remove(job.id)
     job = await scenario.submit(await stores.videos.get(job.video_id))
     assert [event.id > seen for event in await stores.events.after(job, last_id=0, limit=9)] == [True]
+
+
+async def test_the_end_of_a_job_is_known_by_its_id(scenario: Scenario, stores: Stores) -> None:
+    job = await scenario.start(segments=1)
+    assert await stores.events.done_id(job.id) is None
+    await scenario.finish(job)
+    events = await stores.events.after(job, last_id=0, limit=100)
+    assert await stores.events.done_id(job.id) == events[-1].id

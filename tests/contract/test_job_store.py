@@ -121,17 +121,19 @@ async def test_the_queue_goes_by_priority_and_then_by_age(scenario: Scenario, st
 async def test_a_queued_job_is_cancelled_at_once(scenario: Scenario, stores: Stores) -> None:
     job = await scenario.submit(await scenario.add_video())
     scenario.later(1)
-    cancelled = await stores.jobs.cancel(job.id, now=scenario.now)
+    cancelled, has_moved = await stores.jobs.cancel(job.id, now=scenario.now)
+    assert has_moved
     assert cancelled == replace(job, state=JobState.CANCELLED, finished_at=scenario.now)
     scenario.later(1)
-    assert await stores.jobs.cancel(job.id, now=scenario.now) == cancelled
+    assert await stores.jobs.cancel(job.id, now=scenario.now) == (cancelled, False)
 
 
 async def test_a_running_job_is_cancelled_when_its_segments_were_let_go(scenario: Scenario, stores: Stores) -> None:
     job = await scenario.start()
     leased = await scenario.lease_one()
-    assert (await stores.jobs.cancel(job.id, now=scenario.now)).state is JobState.CANCELLING
-    assert (await stores.jobs.cancel(job.id, now=scenario.now)).state is JobState.CANCELLING
+    for has_moved in (True, False):
+        cancelling, moved = await stores.jobs.cancel(job.id, now=scenario.now)
+        assert (cancelling.state, moved) == (JobState.CANCELLING, has_moved)
     assert await stores.jobs.settle_cancelled(now=scenario.now) == []
     await stores.runs.hand_back(leased.lease)
     settled = await stores.jobs.settle_cancelled(now=scenario.now)

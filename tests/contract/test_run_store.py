@@ -268,6 +268,36 @@ async def test_a_run_that_succeeded_cannot_fail(scenario: Scenario, stores: Stor
         await stores.runs.fail(job.run_id, FAILURE, now=scenario.now)
 
 
+async def test_a_run_whose_results_were_lost_is_not_found_again(scenario: Scenario, stores: Stores) -> None:
+    job = await scenario.start(segments=1)
+    await scenario.finish(job)
+    await stores.runs.lose_results(job.run_id, FAILURE)
+    assert (await stores.jobs.get(job.id)).state is JobState.SUCCEEDED
+    again = await scenario.submit(await stores.videos.get(job.video_id))
+    assert again.run_id != job.run_id
+    assert again.state is JobState.QUEUED
+
+
+async def test_runs_to_avoid_are_left_aside(scenario: Scenario, stores: Stores) -> None:
+    first, second = await scenario.start(segments=2), await scenario.start(segments=2, content="b")
+    until = scenario.now + LEASE
+    leased = await stores.runs.lease_next(after=None, avoid={first.run_id}, now=scenario.now, until=until)
+    assert leased is not None
+    assert leased.run.id == second.run_id
+    both = {first.run_id, second.run_id}
+    assert await stores.runs.lease_next(after=None, avoid=both, now=scenario.now, until=until) is None
+
+
+async def test_a_segment_handed_back_costs_its_run_nothing(scenario: Scenario, stores: Stores) -> None:
+    job = await scenario.start(segments=2)
+    before = (await stores.runs.get(job.run_id)).virtual_time
+    leased = await scenario.lease_one()
+    assert (await stores.runs.get(job.run_id)).virtual_time > before
+    assert await stores.runs.hand_back(leased.lease)
+    assert (await stores.runs.get(job.run_id)).virtual_time == pytest.approx(before)
+    assert not await stores.runs.hand_back(leased.lease)
+
+
 async def test_a_removed_run_is_nobodys_to_commit(scenario: Scenario, stores: Stores) -> None:
     job = await scenario.start()
     leased = await scenario.lease_one()
