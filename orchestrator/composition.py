@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Final
 
 from orchestrator.announcing import Announcer
+from orchestrator.core.postponed import Postponed
 from orchestrator.core.window import FrameWindow
 from orchestrator.following import Following
 from orchestrator.jobs import Jobs
@@ -68,6 +69,7 @@ class UseCases:
         self._announcer = Announcer(bus=parts.bus, work=parts.work, metrics=parts.metrics)
         self._sampled = SampledRuns(files=parts.stores.files)
         self._stopping = asyncio.Event()
+        self._postponed = Postponed()
         self._window = FrameWindow(2 * tuning.batch_frames)
         self.videos = self._videos()
         self.jobs = self._jobs()
@@ -100,6 +102,7 @@ class UseCases:
             bus=parts.bus,
             meters=self._meters,
             upkeep=self.upkeep,
+            postponed=self._postponed,
             batch_frames=tuning.batch_frames,
             retry_pause_s=tuning.retry_pause_s,
         )
@@ -123,6 +126,7 @@ class UseCases:
             runs=parts.stores.runs,
             videos=parts.stores.videos,
             archive=parts.stores.archive,
+            reader=parts.reader,
             catalogue=parts.catalogue,
             announcer=self._announcer,
             meters=self._meters,

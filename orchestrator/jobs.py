@@ -10,7 +10,7 @@ import structlog
 
 from orchestrator.announcing import Announcer
 from orchestrator.core.contract import DEFAULT_CONFIDENCE, MAX_CANDIDATES
-from orchestrator.core.records import Job, Progress, Run, Video
+from orchestrator.core.records import Failure, Job, Progress, Run, Video
 from orchestrator.core.states import IndexState, JobState, RunState
 from orchestrator.core.types import JobSpec, RunSpec, Sampling, View
 from orchestrator.core.views import checked_view, class_ids_of
@@ -22,6 +22,7 @@ from orchestrator.ports import (
     ModelCatalogue,
     Page,
     RunStore,
+    VideoReader,
     VideoStore,
 )
 
@@ -57,7 +58,10 @@ class JobRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobSnapshot:
-    """A job with all that an answer shows of it. stage: queued, indexing, planning, inferring, finalizing or done."""
+    """A job with all that an answer shows of it. stage: queued, indexing, planning, inferring, finalizing or done.
+
+    waiting_for: what keeps its run from going on just now, such as a Triton that is away.
+    """
 
     job: Job
     run: Run
@@ -65,6 +69,7 @@ class JobSnapshot:
     progress: Progress
     stage: str
     queue_position: int | None
+    waiting_for: Failure | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +80,7 @@ class Jobs:
     runs: RunStore
     videos: VideoStore
     archive: CandidateArchive
+    reader: VideoReader
     catalogue: ModelCatalogue
     announcer: Announcer
     meters: Meters
@@ -117,25 +123,37 @@ class Jobs:
         page = await self.store.page(limit=limit, cursor=cursor, states=states, model=model)
         runs = await self.runs.many({job.run_id for job in page.items})
         videos = await self.videos.many({job.video_id for job in page.items})
-        snapshots = [await self._assemble(job, runs[job.run_id], videos[job.video_id]) for job in page.items]
+        snapshots = [
+            await self._assemble(job, runs[job.run_id], videos[job.video_id])
+            for job in page.items
+            # A job may be deleted between the look-ups.
+            if job.run_id in runs and job.video_id in videos
+        ]
         return Page(items=snapshots, next_cursor=page.next_cursor)
 
     async def cancel(self, job_id: str) -> JobSnapshot:
         """Let go of the job's run; legal in every state, and twice. Raises JobNotFoundError."""
-        before = await self.store.get(job_id)
-        job = await self.store.cancel(job_id, now=self.utc_now())
-        if job.state is not before.state:
+        job, has_moved = await self.store.cancel(job_id, now=self.utc_now())
+        if has_moved:
             await self.announcer.announce([job])
         await self.announcer.announce(await self.store.settle_cancelled(now=self.utc_now()))
+        await self._close_unwanted(job.run_id)
         return await self.snapshot(job_id)
 
     async def remove(self, job_id: str) -> None:
         """Delete the job in any state, and what nobody else uses of its run. Raises JobNotFoundError."""
+        job = await self.store.get(job_id)
         orphaned_run = await self.store.remove(job_id)
         if orphaned_run:
             await self.archive.remove(orphaned_run)
             self.meters.end(orphaned_run)
+        await self._close_unwanted(job.run_id)
         await self.announcer.removed(job_id)
+
+    async def _close_unwanted(self, run_id: str) -> None:
+        """Let go of the video's file if nobody works on the run any more; a segment at work closes its own."""
+        if not await self.runs.is_wanted(run_id):
+            await self.reader.close_run(run_id)
 
     async def _snapshot_of(self, job: Job) -> JobSnapshot:
         return await self._assemble(job, await self.runs.get(job.run_id), await self.videos.get(job.video_id))
@@ -148,6 +166,7 @@ class Jobs:
             video=video,
             progress=self.meters.snapshot(run, stage=stage),
             stage=stage,
+            waiting_for=None if job.state.is_terminal else self.meters.waiting_for(run.id),
             queue_position=await self.store.queue_position(job) if job.state is JobState.QUEUED else None,
         )
 

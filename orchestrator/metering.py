@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from orchestrator.core.progress import RunMeter
-from orchestrator.core.records import Progress, Run, Video
+from orchestrator.core.records import Failure, Progress, Run, Video
+from orchestrator.core.sampling import SampledFrames
 from orchestrator.core.states import RunState
 from orchestrator.ports import EventBus
 
@@ -18,21 +19,30 @@ class Meters:
     bus: EventBus
     monotonic_s: Callable[[], float]
     _by_run: dict[str, RunMeter] = field(default_factory=dict)
+    _waiting: dict[str, Failure] = field(default_factory=dict)
 
-    def begin(self, run: Run, video: Video) -> None:
+    def begin(self, run: Run, video: Video, frames: SampledFrames) -> None:
         """Meter a planned run; nothing happens if it is metered already."""
         if run.id in self._by_run or run.frames_total is None:
             return
-        source_frames = run.ledger.skipped + run.frames_total
+        source_frames = int(frames.positions[-1] - frames.positions[0]) + 1
         self._by_run[run.id] = RunMeter(
             run_id=run.id,
             frames_total=run.frames_total,
             frames_committed=run.ledger.settled,
             source_fps=video.report.fps if video.report else None,
-            frames_per_sample=source_frames / run.frames_total if run.frames_total else 1.0,
+            frames_per_sample=source_frames / len(frames),
         )
 
+    def wait(self, run_id: str, failure: Failure) -> None:
+        """Note what keeps a run from going on; its next batch clears it."""
+        self._waiting[run_id] = failure
+
+    def waiting_for(self, run_id: str) -> Failure | None:
+        return self._waiting.get(run_id)
+
     async def inferred(self, run_id: str, segment: int, frames: int) -> None:
+        self._waiting.pop(run_id, None)
         meter = self._by_run.get(run_id)
         if meter:
             meter.infer(segment, frames, now_s=self.monotonic_s())
@@ -50,6 +60,7 @@ class Meters:
             meter.give_up(segment)
 
     def end(self, run_id: str) -> None:
+        self._waiting.pop(run_id, None)
         self._by_run.pop(run_id, None)
 
     def snapshot(self, run: Run, *, stage: str) -> Progress:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -11,7 +11,7 @@ import structlog
 from orchestrator.announcing import Announcer
 from orchestrator.core.planning import plan_segments
 from orchestrator.core.records import Failure, Job, Run
-from orchestrator.errors import VideoWithoutFramesError
+from orchestrator.errors import NotFoundError, TrireelError, VideoWithoutFramesError
 from orchestrator.metering import Meters
 from orchestrator.ports import (
     CandidateArchive,
@@ -50,19 +50,18 @@ class Upkeep:
     async def admit_and_plan(self) -> bool:
         """Move jobs out of the queue and lay out their runs; True if anything moved."""
         now = self.utc_now()
-        moved = [*await self.jobs.expire(now=now), *await self.settle_cancelled()]
+        settled = await self.settle_cancelled()
+        moved = [*await self.jobs.expire(now=now)]
         moved += await self.jobs.admit(max_running=self.max_running_jobs, now=now)
         await self.announcer.announce(moved)
         planned = await self.runs.to_plan()
-        for run in planned:
-            await self._plan(run)
-        return bool(moved or planned)
+        await self._each(planned, self._plan)
+        return bool(settled or moved or planned)
 
     async def finalize_next(self) -> bool:
         """Close the runs all of whose segments are done; True if there was one."""
         complete = await self.runs.to_finalize()
-        for run in complete:
-            await self._finalize(run)
+        await self._each(complete, self._finalize)
         return bool(complete)
 
     async def settle_cancelled(self) -> Sequence[Job]:
@@ -77,6 +76,26 @@ class Upkeep:
         log.warning("run failed", run_id=run.id, code=failure.code, message=failure.message)
         await self._ended(run, jobs)
 
+    async def _each(self, runs: Sequence[Run], step: Callable[[Run], Awaitable[None]]) -> None:
+        """Take the step for every run; one that cannot go on does not hold the others up.
+
+        Raises the last error that may pass, after all had their turn.
+        """
+        may_pass: TrireelError | None = None
+        for run in runs:
+            try:
+                await step(run)
+            except NotFoundError:
+                log.info("run was deleted meanwhile", run_id=run.id)
+                await self.archive.remove(run.id)
+            except TrireelError as exc:
+                if exc.retryable:
+                    may_pass = exc
+                else:
+                    await self.fail(run, Failure(code=exc.code, message=str(exc)))
+        if may_pass is not None:
+            raise may_pass
+
     async def _plan(self, run: Run) -> None:
         video = await self.videos.get(run.video_id)
         if video.report is None:
@@ -85,10 +104,8 @@ class Upkeep:
             return
         frames = await self.sampled.of(run)
         if not len(frames):
-            what = "has no frames" if not len(frames.index) else "has none between start_s and end_s"
-            await self.fail(
-                run, Failure(code=VideoWithoutFramesError.code, message=f"the video {what}; nothing to infer")
-            )
+            message = "the sampling leaves none of the video's frames; choose another start_s and end_s"
+            await self.fail(run, Failure(code=VideoWithoutFramesError.code, message=message))
             return
         await self.runs.open(
             run.id,

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import Final
 
 import structlog
 
 from orchestrator.core.records import Failure, Video
-from orchestrator.errors import VideoError, VideoNotFoundError
+from orchestrator.errors import DecoderError, TrireelError, VideoError, VideoNotFoundError
 from orchestrator.ports import Doorbell, Page, VideoFiles, VideoReader, VideoStore
 from orchestrator.telemetry import Metrics
 
 log = structlog.get_logger()
 
+# A file that killed its decoder so often while it was indexed will do so again.
+MAX_INDEX_STRIKES: Final = 3
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Videos:
-    """utc_now: aware. monotonic_s: for durations. work: rung when there is an index to make or one more is there."""
+    """utc_now: aware. monotonic_s: for durations. work: rung when there is an index to make or one more is there.
+
+    index_strikes: how often indexing a video killed its decoder, by video.
+    """
 
     store: VideoStore
     files: VideoFiles
@@ -27,6 +35,7 @@ class Videos:
     metrics: Metrics
     utc_now: Callable[[], datetime]
     monotonic_s: Callable[[], float]
+    index_strikes: Counter[str] = field(default_factory=Counter)
 
     async def receive(self, chunks: AsyncIterator[bytes], *, file_name: str, owner: str) -> Video:
         """Store a video as its bytes arrive, and read its header; the index follows in the background.
@@ -76,7 +85,8 @@ class Videos:
         pending = await self.store.pending_index()
         if not pending:
             return False
-        video = pending[0]
+        # One that killed its decoder waits behind the others.
+        video = min(pending, key=lambda each: self.index_strikes[each.id])
         try:
             await self._index(video)
         except VideoNotFoundError:
@@ -90,10 +100,20 @@ class Videos:
         try:
             index, report = await self.reader.make_index(self.files.content_path(video.id))
         except VideoError as exc:
-            await self.store.set_index_failed(video.id, Failure(code=exc.code, message=str(exc)))
-            log.info("video cannot be indexed", video_id=video.id, code=exc.code)
+            await self._give_index_up(video, exc)
+            return
+        except DecoderError as exc:
+            self.index_strikes[video.id] += 1
+            log.warning("indexing failed", video_id=video.id, code=exc.code, strikes=self.index_strikes[video.id])
+            if self.index_strikes[video.id] >= MAX_INDEX_STRIKES:
+                await self._give_index_up(video, exc)
             return
         await self.files.save_index(video.id, index)
         report = replace(report, indexing_s=self.monotonic_s() - began_s)
         await self.store.set_indexed(video.id, report)
         log.info("video indexed", video_id=video.id, frames=report.frame_count, warnings=report.warnings)
+
+    async def _give_index_up(self, video: Video, error: TrireelError) -> None:
+        del self.index_strikes[video.id]
+        await self.store.set_index_failed(video.id, Failure(code=error.code, message=str(error)))
+        log.info("video cannot be indexed", video_id=video.id, code=error.code)

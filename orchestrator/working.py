@@ -11,14 +11,17 @@ import structlog
 
 from orchestrator.core.ledger import all_failed
 from orchestrator.core.planning import earlier_entries
+from orchestrator.core.postponed import Postponed
 from orchestrator.core.records import Failure, LeasedSegment, Run, SegmentResult
 from orchestrator.core.sampling import SampledFrames
 from orchestrator.core.types import Candidates, ServedModel, StageSeconds
 from orchestrator.errors import (
     DecoderCrashedError,
     DecoderError,
+    DecoderUnavailableError,
     InferenceError,
     LeaseLostError,
+    NotFoundError,
     RunUnwantedError,
     TrireelError,
     VideoError,
@@ -40,7 +43,7 @@ UNEXPECTED: Final = Failure(
 
 @dataclass(slots=True, kw_only=True)
 class Worker:
-    """One taker of segments. batch_frames: most frames a request to Triton.
+    """One taker of segments. batch_frames: most frames a request to Triton. retry_pause_s: of a run that waits.
 
     after: the run and segment it ended last, whose decoder is still open.
     """
@@ -53,6 +56,7 @@ class Worker:
     bus: EventBus
     meters: Meters
     upkeep: Upkeep
+    postponed: Postponed
     batch_frames: int
     retry_pause_s: float
     after: tuple[str, int] | None = None
@@ -61,7 +65,8 @@ class Worker:
         """Take one segment to its end; False if there was none to take."""
         now = self.tools.utc_now()
         until = now + timedelta(seconds=self.tools.lease_s)
-        leased = await self.tools.runs.lease_next(after=self.after, now=now, until=until)
+        avoid = self.postponed.at(self.tools.monotonic_s())
+        leased = await self.tools.runs.lease_next(after=self.after, avoid=avoid, now=now, until=until)
         if leased is None:
             return False
         with structlog.contextvars.bound_contextvars(run_id=leased.run.id, segment=leased.plan.number):
@@ -71,11 +76,14 @@ class Worker:
                 self.meters.gave_up(leased.run.id, leased.plan.number)
                 await asyncio.shield(self.tools.runs.hand_back(leased.lease))
                 raise
+            except TrireelError:
+                # Storage failed while a failure was dealt with: the loop pauses, and the lease ends by itself.
+                raise
             except Exception:
                 # The top of a background task: a defect of ours ends the run truthfully instead of looping.
                 log.exception("segment failed unexpectedly")
                 await self.tools.runs.hand_back(leased.lease)
-                await self.upkeep.fail(leased.run, UNEXPECTED)
+                await self._fail(leased.run, UNEXPECTED)
         return True
 
     async def _work_on(self, leased: LeasedSegment) -> None:
@@ -101,7 +109,7 @@ class Worker:
         video = await self.videos.get(run.video_id)
         model = await self._served(run)
         frames = await self.sampled.of(run)
-        self.meters.begin(run, video)
+        self.meters.begin(run, video, frames)
         # Enough for Triton to work on one batch an instance while the next ones wait at its door.
         self.tools.window.widen(2 * min(self.batch_frames, model.max_batch) * model.instances)
 
@@ -149,19 +157,32 @@ class Worker:
 
     async def _after_failure(self, leased: LeasedSegment, error: TrireelError) -> None:
         """Hand the segment back, or end its run, by the kind of the error."""
-        if isinstance(error, LeaseLostError):
-            log.warning("segment lost to another attempt")
-            return
-        await self.tools.runs.hand_back(leased.lease, is_strike=isinstance(error, DecoderError))
-        if isinstance(error, RunUnwantedError):
+        run = leased.run
+        is_strike = isinstance(error, DecoderError) and not isinstance(error, DecoderUnavailableError)
+        is_held = await self.tools.runs.hand_back(leased.lease, is_strike=is_strike)
+        if not is_held:
+            log.warning("segment lost to another attempt", code=error.code)
+        elif isinstance(error, RunUnwantedError):
+            await self.tools.reader.close_run(run.id)
             await self.upkeep.settle_cancelled()
-        elif isinstance(error, DecoderError):
+        elif is_strike:
             log.warning("decoder failed", code=error.code, message=str(error), strikes=leased.strikes + 1)
         elif error.retryable:
-            log.warning("segment waits", code=error.code, message=str(error))
-            await asyncio.sleep(self.retry_pause_s)
+            self._postpone(run, error)
         else:
-            await self.upkeep.fail(leased.run, Failure(code=error.code, message=str(error)))
+            await self._fail(run, Failure(code=error.code, message=str(error)))
+
+    def _postpone(self, run: Run, error: TrireelError) -> None:
+        """Leave the run aside for a moment, and let its jobs tell why."""
+        log.warning("run waits", code=error.code, message=str(error))
+        self.postponed.postpone(run.id, until_s=self.tools.monotonic_s() + self.retry_pause_s)
+        self.meters.wait(run.id, Failure(code=error.code, message=str(error)))
+
+    async def _fail(self, run: Run, failure: Failure) -> None:
+        try:
+            await self.upkeep.fail(run, failure)
+        except NotFoundError:
+            log.info("run was deleted while it failed", code=failure.code)
 
 
 # Which error of a group decides: the later in this list, the more it says about what to do.

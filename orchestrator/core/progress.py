@@ -34,7 +34,7 @@ class RunMeter:
         self.frames_open[segment] = self.frames_open.get(segment, 0) + frames
         self._frames_seen += frames
         self._marks.append((now_s, self._frames_seen))
-        while len(self._marks) > 2 and self._marks[1][0] < now_s - SPEED_WINDOW_S:
+        while self._marks[0][0] < now_s - SPEED_WINDOW_S:
             self._marks.popleft()
 
     def commit(self, segment: int, frames_committed: int) -> None:

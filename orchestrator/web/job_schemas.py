@@ -119,7 +119,7 @@ class JobAnswer(msgspec.Struct, frozen=True, kw_only=True):
     stage: Annotated[
         str, Meta(description="queued, indexing, planning, inferring, finalizing or done.", examples=["inferring"])
     ]
-    state_reason: Annotated[str | None, Meta(description="The code of `error`, where there is one.")]
+    state_reason: Annotated[str | None, Meta(description="The code of `error`, or of what the job waits for just now.")]
     queue_position: Annotated[int | None, Meta(description="1 is next; null unless queued.")]
     video: VideoAnswer
     model: ModelName
@@ -137,13 +137,14 @@ class JobAnswer(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def from_snapshot(cls, snapshot: JobSnapshot) -> JobAnswer:
         job, run, ledger = snapshot.job, snapshot.run, snapshot.run.ledger
+        reason = job.failure or snapshot.waiting_for
         progress = progress_object(snapshot.progress)
         return cls(
             id=job.id,
             state=job.state.value,
             is_terminal=job.state.is_terminal,
             stage=snapshot.stage,
-            state_reason=job.failure.code if job.failure else None,
+            state_reason=reason.code if reason else None,
             queue_position=snapshot.queue_position,
             video=VideoAnswer.from_video(snapshot.video),
             model=ModelName.from_version(run.spec.model),

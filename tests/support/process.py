@@ -28,11 +28,13 @@ SEGMENT_FRAMES = 20
 
 @dataclass(slots=True)
 class Clock:
-    """Moves only when told to."""
+    """Moves only when told to: by hand, or a little with every look at it."""
 
     seconds: float = 0.0
+    ticks_a_read: float = 0.0
 
     def monotonic_s(self) -> float:
+        self.seconds += self.ticks_a_read
         return self.seconds
 
     def utc_now(self) -> datetime:
@@ -46,6 +48,7 @@ class Process:
     video: GeneratedVideo = field(default_factory=GeneratedVideo)
     model: FakeModel = field(default_factory=FakeModel)
     max_running_jobs: int = 20
+    retry_pause_s: float = 0.0
     clock: Clock = field(default_factory=Clock)
     slots: FakeSlots = field(default_factory=FakeSlots)
     catalogue: FakeModelCatalogue = field(default_factory=lambda: FakeModelCatalogue([served_model()]))
@@ -77,7 +80,7 @@ class Process:
             max_running_jobs=self.max_running_jobs,
             lease_s=60.0,
             wanted_poll_s=0.001,
-            retry_pause_s=0.0,
+            retry_pause_s=self.retry_pause_s,
         )
         self.use_cases = UseCases(parts, tuning)
         self.worker = self.use_cases.worker()
@@ -111,6 +114,16 @@ class Process:
         video = await self.videos.receive(chunks(), file_name="clip.mp4", owner="")
         while await self.videos.index_next():
             pass
+        return video.id
+
+    async def upload_deadly(self) -> str:
+        """A video that kills whoever indexes it, not indexed yet; its id."""
+
+        async def chunks() -> AsyncIterator[bytes]:
+            yield b"deadly"
+
+        video = await self.videos.receive(chunks(), file_name="deadly.mp4", owner="")
+        self.reader.deadly_paths.add(self.stores.files.content_path(video.id))
         return video.id
 
     async def submit(self, video_id: str | None = None, **request: object) -> JobSnapshot:

@@ -6,11 +6,12 @@ from collections import deque
 
 import pytest
 
-from orchestrator.core.states import JobState
+from orchestrator.core.states import IndexState, JobState
 from orchestrator.core.types import Sampling
 from orchestrator.errors import (
     ClassUnknownError,
     DecoderCrashedError,
+    DecoderUnavailableError,
     InferenceError,
     ModelNotFoundError,
     RequestInvalidError,
@@ -111,6 +112,88 @@ async def test_triton_being_away_costs_time_and_nothing_else() -> None:
     assert ended.job.state is JobState.SUCCEEDED
     assert ended.run.ledger.inferred == 100
     assert process.slots.out == frozenset()
+
+
+async def test_a_job_tells_what_it_waits_for_until_it_goes_on() -> None:
+    process = Process(retry_pause_s=5.0)
+    process.model.failures = deque([TritonUnavailableError("away")])
+    job = (await process.submit()).job
+    await process.work_until_idle()
+    waiting = await process.jobs.snapshot(job.id)
+    assert waiting.waiting_for is not None
+    assert waiting.waiting_for.code == "triton_unavailable"
+    process.clock.seconds = 5.0
+    await process.work_until_idle()
+    ended = await process.jobs.snapshot(job.id)
+    assert (ended.job.state, ended.waiting_for) == (JobState.SUCCEEDED, None)
+
+
+async def test_a_file_that_kills_its_indexer_holds_nobody_else_up() -> None:
+    process = Process(video=GeneratedVideo(frame_count=8))
+    deadly_id = await process.upload_deadly()
+    healthy = (await process.submit()).job
+    await process.work_until_idle()
+    assert (await process.jobs.snapshot(healthy.id)).job.state is JobState.SUCCEEDED
+    failed = await process.videos.get(deadly_id)
+    assert failed.index_state is IndexState.FAILED
+    assert failed.index_failure is not None
+    assert failed.index_failure.code == "decoder_crashed"
+
+
+async def test_a_torn_index_fails_its_own_run_and_no_other() -> None:
+    process = Process()
+    torn = (await process.submit(await process.upload(b"torn"))).job
+    process.stores.files.indices.clear()
+    healthy = (await process.submit(await process.upload(b"healthy"))).job
+    await process.work_until_idle()
+    ended = (await process.jobs.snapshot(torn.id)).job
+    assert ended.failure is not None
+    assert ended.failure.code == "data_damaged"
+    assert (await process.jobs.snapshot(healthy.id)).job.state is JobState.SUCCEEDED
+
+
+async def test_a_decoder_that_cannot_start_is_nobodys_fault() -> None:
+    process = Process(video=GeneratedVideo(frame_count=8, segment_error=DecoderUnavailableError("no processes left")))
+    job = (await process.submit()).job
+    await process.plan()
+    for _ in range(10):
+        await process.worker.work_once()
+    snapshot = await process.jobs.snapshot(job.id)
+    assert snapshot.job.state is JobState.RUNNING
+    assert snapshot.waiting_for is not None
+    assert snapshot.waiting_for.code == "decoder_unavailable"
+
+
+async def test_cancelling_lets_go_of_the_file() -> None:
+    process = Process()
+    job = (await process.submit()).job
+    await process.plan()
+    await process.worker.work_once()
+    await process.jobs.cancel(job.id)
+    assert job.run_id in process.reader.runs_closed
+
+
+async def test_every_end_is_counted_once() -> None:
+    process = Process()
+    cancelled, succeeded = (await process.submit()).job, (await process.submit(await process.upload(b"b"))).job
+    await process.plan()
+    await process.jobs.cancel(cancelled.id)
+    await process.work_until_idle()
+    assert (await process.jobs.snapshot(succeeded.id)).job.state is JobState.SUCCEEDED
+    for state in ("cancelled", "succeeded"):
+        assert process.metrics.registry.get_sample_value("trireel_jobs_finished_total", {"state": state}) == 1
+
+
+async def test_the_realtime_factor_counts_the_sampled_stretch_only() -> None:
+    process = Process()
+    process.clock.ticks_a_read = 0.01
+    job = (await process.submit(sampling=Sampling(start_ms=2000))).job
+    await process.plan()
+    for _ in range(2):
+        await process.worker.work_once()
+    progress = (await process.jobs.snapshot(job.id)).progress
+    assert progress.fps is not None
+    assert progress.realtime_factor == pytest.approx(progress.fps / 25)
 
 
 async def test_a_refused_request_fails_the_job_with_tritons_reason() -> None:
