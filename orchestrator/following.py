@@ -7,7 +7,7 @@ everything, and one that begins late or again tells each event once.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -78,7 +78,7 @@ class Following:
     async def is_over(self, job_id: str, *, last_id: int) -> bool:
         """Whether a client that saw `last_id` has seen the job's end. Raises JobNotFoundError."""
         job = await self.jobs.get(job_id)
-        return job.state.is_terminal and not await self.events.after(job, last_id=last_id, limit=1)
+        return await self._has_seen_end(job, last_id)
 
     async def job(
         self, job_id: str, *, last_id: int = 0, with_boxes: bool = False
@@ -92,11 +92,9 @@ class Following:
         job = await self.jobs.get(job_id)
         throttle = _Throttle(PROGRESS_INTERVAL_S, self.monotonic_s)
         async with self.bus.subscribe(job.id, job.run_id) as subscription:
-            run = await self.runs.get(job.run_id)
-            if run.frames_total is not None and not job.state.is_terminal:
-                throttle.add({run.id: self.meters.snapshot(run, stage="inferring")})
-            while True:
-                for event in await self.events.after(job, last_id=last_id, limit=EVENTS_A_READ):
+            throttle.add(await self._progress_so_far(job))
+            while not await self._has_seen_end(job, last_id):
+                async for event in self._new_events(job, last_id):
                     last_id = event.id
                     if event.kind is EventKind.DONE and (last := await self._last_progress(job)):
                         yield last
@@ -121,9 +119,12 @@ class Following:
         async with self.bus.subscribe() as subscription:
             seen_id = await self.events.last_id() if last_id is None else last_id
             while True:
-                for event in await self.events.of_all_jobs_after(last_id=seen_id, limit=EVENTS_A_READ):
-                    seen_id = event.id
-                    yield StreamEvent(kind=event.kind.value, id=event.id, body=event.body)
+                page: Sequence[Event] | None = None
+                while page is None or len(page) == EVENTS_A_READ:
+                    page = await self.events.of_all_jobs_after(last_id=seen_id, limit=EVENTS_A_READ)
+                    for event in page:
+                        seen_id = event.id
+                        yield StreamEvent(kind=event.kind.value, id=event.id, body=event.body)
                 for progress in throttle.take():
                     for job in await self.jobs.of_run(progress.run_id):
                         if not job.state.is_terminal:
@@ -141,6 +142,29 @@ class Following:
         timeout_s = throttle.due_in_s() if throttle.waiting else PING_INTERVAL_S
         wake = await next_wake(subscription, self.stopping, timeout_s=timeout_s)
         return wake if wake.rang or wake.progress or throttle.waiting else None
+
+    async def _new_events(self, job: Job, last_id: int) -> AsyncIterator[Event]:
+        """All events after `last_id` that are there by now."""
+        page: Sequence[Event] | None = None
+        while page is None or len(page) == EVENTS_A_READ:
+            page = await self.events.after(job, last_id=last_id, limit=EVENTS_A_READ)
+            for event in page:
+                last_id = event.id
+                yield event
+
+    async def _progress_so_far(self, job: Job) -> Mapping[str, Progress]:
+        """What a watcher that comes late is shown at once."""
+        run = await self.runs.get(job.run_id)
+        if run.frames_total is None or job.state.is_terminal:
+            return {}
+        return {run.id: self.meters.snapshot(run, stage="inferring")}
+
+    async def _has_seen_end(self, job: Job, last_id: int) -> bool:
+        """Whether `last_id` is the job's last event or a later one of its run, which may go on for others."""
+        if not job.state.is_terminal:
+            return False
+        done_id = await self.events.done_id(job.id)
+        return done_id is not None and last_id >= done_id
 
     async def _exists(self, job_id: str) -> bool:
         try:

@@ -7,6 +7,7 @@ import pytest
 
 from orchestrator.errors import JobNotFoundError
 from orchestrator.following import StreamEvent
+from orchestrator.testing.fake_reader import GeneratedVideo
 from tests.support.process import Process
 
 
@@ -77,6 +78,30 @@ async def test_boxes_come_with_segments_when_asked_for_under_the_jobs_own_view()
     boxes = [box for body in segments for box in body["detections"]]  # type: ignore[union-attr]
     assert len(boxes) == 34  # frames 0, 3, ..., 99 hold a circle; one box of each is over 0.8
     assert {box["class_name"] for box in boxes} == {"circle"}  # type: ignore[call-overload, index]
+
+
+async def test_a_job_that_ended_early_on_a_shared_run_is_over_for_good() -> None:
+    process = Process()
+    video_id = await process.upload()
+    first, _ = (await process.submit(video_id)).job, (await process.submit(video_id)).job
+    await process.plan()
+    await process.worker.work_once()
+    await process.jobs.cancel(first.id)
+    done_id = durable(await process.events(first.id))[-1][1]
+    await process.work_until_idle()
+    assert await process.following.is_over(first.id, last_id=done_id)
+    assert await process.events(first.id, last_id=done_id) == []
+    assert durable(await process.events(first.id))[-1] == ("done", done_id)
+
+
+async def test_a_long_replay_does_not_wait_between_its_pages() -> None:
+    process = Process(video=GeneratedVideo(frame_count=5000))
+    job = (await process.submit()).job
+    await process.work_until_idle()
+    async with asyncio.timeout(10):
+        kinds = [kind for kind, _ in durable(await process.events(job.id))]
+    assert kinds.count("segment") == 251
+    assert kinds[-1] == "done"
 
 
 async def test_stopping_ends_open_streams_and_new_ones() -> None:
