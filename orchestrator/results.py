@@ -26,6 +26,8 @@ log = structlog.get_logger()
 # As many frames as the archive keeps in a row group: a page reads one or two of them.
 BLOCK_FRAMES: Final = 1000
 FOLLOW_POLL_S: Final = 15.0
+# Of one timeline: 40 MB, and far more than anybody plots.
+MOST_COUNTS: Final = 5_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,24 +125,23 @@ class Results:
         header = await self._header(job_id, request)
         if not 0.01 <= bucket_s <= 86_400:
             raise ThresholdOutOfRangeError(f"bucket_s must lie between 0.01 and 86400, not {bucket_s}")
-        class_ids = tuple(sorted(header.view.class_ids or range(len(header.class_names))))
-        bucket_ms = 1000 * bucket_s
-        times_ms = np.zeros(0, dtype=np.float64)
-        pieces: list[Candidates] = []
+        chosen = header.view.class_ids
+        class_ids = tuple(range(len(header.class_names)) if chosen is None else sorted(chosen))
+        duration_s = header.video.report.duration_s if header.video.report else 0.0
+        if duration_s / bucket_s * max(len(class_ids), 1) > MOST_COUNTS:
+            raise ThresholdOutOfRangeError(
+                f"{duration_s:.0f} s in buckets of {bucket_s} s are too many; choose a larger bucket_s or fewer classes"
+            )
+        counts = _BucketCounts(1000 * bucket_s, len(header.class_names))
         async for block in self._blocks(header, first_frame=0, last_frame=None, follow=False):
-            times_ms = np.concatenate([times_ms, block.pts_ms])
-            pieces.append(block.detections)
-        shown = Candidates.concatenate(pieces)
-        bucket_count = int(times_ms[-1] / bucket_ms) + 1 if len(times_ms) else 0
-        counts = np.zeros((bucket_count, len(header.class_names)), dtype=np.int64)
-        np.add.at(counts, ((shown.pts_ms / bucket_ms).astype(np.int64), shown.class_ids), 1)
+            counts.add(block)
         timeline = Timeline(
             bucket_s=bucket_s,
             class_ids=class_ids,
             class_names=tuple(header.class_names[class_id] for class_id in class_ids),
-            starts_s=np.arange(bucket_count, dtype=np.float64) * np.float64(bucket_s),
-            frames=np.bincount((times_ms / bucket_ms).astype(np.int64), minlength=bucket_count).astype(np.int64),
-            counts=counts[:, list(class_ids)],
+            starts_s=np.arange(len(counts.frames), dtype=np.float64) * np.float64(bucket_s),
+            frames=counts.frames,
+            counts=counts.detections[:, list(class_ids)],
         )
         return header, timeline
 
@@ -172,9 +173,13 @@ class Results:
         if run.state is not RunState.SUCCEEDED:
             try:
                 parts = self.parts.read(run.id, first_frame=first_frame, last_frame=last_frame)
-                return Candidates.concatenate([part async for part in parts])
+                pieces = [part async for part in parts]
             except PartsMovedError:
                 log.debug("run was finalized while it was read", run_id=run.id)
+            else:
+                # A run that was deleted meanwhile has no parts either, which must not pass as "no detections".
+                await self.runs.get(run.id)
+                return Candidates.concatenate(pieces)
         groups = self.archive.read(run.id, first_frame=first_frame, last_frame=last_frame)
         return Candidates.concatenate([group async for group in groups])
 
@@ -216,6 +221,27 @@ class Results:
             failed={frame: reason for frame, reason in failed.items() if from_frame <= frame <= to_frame},
             detections=await self.of_frames(run, view, first_frame=from_frame, last_frame=to_frame),
         )
+
+
+class _BucketCounts:
+    """Frames int64 (B,) and detections int64 (B, C) in buckets of time, growing with the blocks."""
+
+    def __init__(self, bucket_ms: float, class_count: int) -> None:
+        self._bucket_ms = bucket_ms
+        self.frames = np.zeros(0, dtype=np.int64)
+        self.detections = np.zeros((0, class_count), dtype=np.int64)
+
+    def add(self, block: DetectionBlock) -> None:
+        frame_buckets = self._buckets(block.pts_ms)
+        more = max(int(frame_buckets[-1]) + 1 - len(self.frames), 0)
+        self.frames = np.pad(self.frames, (0, more))
+        self.detections = np.pad(self.detections, ((0, more), (0, 0)))
+        np.add.at(self.frames, frame_buckets, 1)
+        np.add.at(self.detections, (self._buckets(block.detections.pts_ms), block.detections.class_ids), 1)
+
+    def _buckets(self, pts_ms: NDArray[np.float64]) -> NDArray[np.int64]:
+        # A millionth of a bucket of slack: a time stamp of one second must not fall short of it by rounding.
+        return np.floor(pts_ms / self._bucket_ms + 1e-6).astype(np.int64)
 
 
 def _page_bounds(frames: SampledFrames, first_frame: int, last_frame: int) -> list[tuple[int, int]]:

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.core.types import FrameIndex, FrameStamp, Sampling
 
+MOST_SLACK_MS: Final = 1.0
+
 
 def sampled_frames(index: FrameIndex, sampling: Sampling) -> NDArray[np.int64]:
     """Source positions (S,) of the sampled frames, in presentation order; times count from the first frame."""
     pts_ms = index.pts_ms()
-    # Half a tick of slack: containers round time stamps, and 133 ms must still serve the instant 133.33.
-    slack_ms = float(index.time_base) * 500
+    # Containers round time stamps, and 133 ms must still serve the instant 133.33; but no frame is a whole step early.
+    slack_ms = min(float(index.time_base) * 500, MOST_SLACK_MS)
     first = 0 if sampling.start_ms is None else int(np.searchsorted(pts_ms, sampling.start_ms - slack_ms))
     end = len(index) if sampling.end_ms is None else int(np.searchsorted(pts_ms, sampling.end_ms - slack_ms))
     if sampling.fps is None:
         return np.arange(first, end, sampling.every_nth, dtype=np.int64)
-    if first >= end:
-        return np.zeros(0, dtype=np.int64)
-    step_ms = 1000 / sampling.fps
-    from_ms = sampling.start_ms or 0.0
-    instants_ms = from_ms + step_ms * np.arange(int((pts_ms[end - 1] - from_ms) / step_ms) + 2)
-    taken = np.unique(np.searchsorted(pts_ms, instants_ms - slack_ms))
-    return taken[(taken >= first) & (taken < end)].astype(np.int64)
+    # A frame is taken if an instant lies after the frame before it and not after itself.
+    passed = np.floor((pts_ms[first:end] + slack_ms - (sampling.start_ms or 0.0)) * sampling.fps / 1000)
+    is_taken = np.diff(passed, prepend=-1.0) > 0
+    return (first + np.flatnonzero(is_taken)).astype(np.int64)
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,6 +116,28 @@ async def test_a_timeline_of_some_classes_has_only_their_columns() -> None:
     assert timeline.counts.shape == (1, 1)
 
 
+async def test_no_class_chosen_gives_a_timeline_without_columns() -> None:
+    process = Process()
+    job_id = await finished(process, classes=())
+    _, timeline = await process.results.timeline(job_id, ViewRequest(), bucket_s=1.0)
+    assert timeline.counts.shape == (4, 0)
+    assert timeline.frames.sum() == 100
+
+
+async def test_a_timeline_of_too_many_buckets_is_refused() -> None:
+    process = Process(video=GeneratedVideo(frame_count=500_000, keys_every=1))
+    job_id = (await process.submit(sampling=Sampling(every_nth=100_000))).job.id
+    with pytest.raises(ThresholdOutOfRangeError, match="larger bucket_s"):
+        await process.results.timeline(job_id, ViewRequest(), bucket_s=0.01)
+
+
+async def test_a_frame_at_a_full_second_counts_in_the_bucket_that_begins_there() -> None:
+    process = Process(video=GeneratedVideo(frame_count=240, fps=24))
+    job_id = await finished(process)
+    _, timeline = await process.results.timeline(job_id, ViewRequest(), bucket_s=1.0)
+    assert timeline.frames.tolist() == [24] * 10
+
+
 async def test_before_planning_a_view_is_empty_and_says_so() -> None:
     process = Process()
     job_id = (await process.submit()).job.id
