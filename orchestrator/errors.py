@@ -97,7 +97,7 @@ class ModelNotReadyError(TrireelError):
 
 
 class VideoInUseError(TrireelError):
-    """A live job still needs the video."""
+    """A job, live or finished, refers to the video."""
 
     code = "video_in_use"
 
@@ -121,12 +121,6 @@ class UploadTooLargeError(UploadError):
 
 class UploadEmptyError(UploadError):
     code = "upload_empty"
-
-
-class UploadTypeError(UploadError):
-    """A body that is neither a form nor a video."""
-
-    code = "upload_type_unsupported"
 
 
 class UploadInterruptedError(UploadError):

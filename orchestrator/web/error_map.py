@@ -36,7 +36,6 @@ from orchestrator.errors import (
     UploadError,
     UploadInterruptedError,
     UploadTooLargeError,
-    UploadTypeError,
     VideoError,
     VideoInUseError,
 )
@@ -57,7 +56,6 @@ STATUS_BY_ERROR: Final[Mapping[type[TrireelError], HTTPStatus]] = {
     TransitionError: HTTPStatus.CONFLICT,
     UploadError: HTTPStatus.UNPROCESSABLE_ENTITY,
     UploadTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-    UploadTypeError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     UploadInterruptedError: HTTPStatus.BAD_REQUEST,
     VideoError: HTTPStatus.UNPROCESSABLE_ENTITY,
     DecoderError: HTTPStatus.SERVICE_UNAVAILABLE,

@@ -19,13 +19,10 @@ from multipart import (  # type: ignore[import-untyped]  # 2.0 ships no py.typed
     PushMultipartParser,
 )
 
-from orchestrator.errors import UploadError, UploadInterruptedError, UploadTooLargeError, UploadTypeError
+from orchestrator.errors import UploadError, UploadInterruptedError, UploadTooLargeError
 
 FORM_TYPE: Final = "multipart/form-data"
 FILE_FIELD: Final = "file"
-RAW_TYPES: Final = frozenset(
-    {"", "application/octet-stream", "application/mp4", "application/ogg", "application/mxf", "application/x-matroska"}
-)
 # What a form may hold beside the file, and what its boundaries and headers may add to the file's size.
 MAX_TEXT_BYTES: Final = 64 * 1024
 MAX_PARTS: Final = 16
@@ -43,11 +40,13 @@ class Upload:
 
 
 async def open_upload(request: Request[Any, Any, Any], *, file_name: str | None, max_bytes: int) -> Upload:
-    """Begin to read an upload; of a form, up to its file. Raises UploadError."""
+    """Begin to read an upload; of a form, up to its file. Raises UploadError.
+
+    Whatever is no form is the video itself: `curl --data-binary` calls it `application/x-www-form-urlencoded`, and
+    what a decoder opens is told by its content, never by a header.
+    """
     content_type, options = request.content_type
     is_form = content_type == FORM_TYPE
-    if not (is_form or content_type in RAW_TYPES or content_type.startswith("video/")):
-        raise UploadTypeError(f"a video cannot come as {content_type!r:.80}; {HOW_TO}")
     most = max_bytes + (FORM_OVERHEAD_BYTES if is_form else 0)
     if (request.content_length or 0) > most:
         raise _too_large(max_bytes)

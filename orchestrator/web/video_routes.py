@@ -26,7 +26,7 @@ def video_routes(max_upload_bytes: int) -> Router:
         summary="Upload a video",
         status_code=201,
         request_max_body_size=max_upload_bytes + FORM_OVERHEAD_BYTES,
-        responses=problems(400, 413, 415, 422, 503, 507),
+        responses=problems(400, 413, 422, 503, 507),
     )
     async def upload_video(
         request: Request[Any, Any, Any],
@@ -35,7 +35,7 @@ def video_routes(max_upload_bytes: int) -> Router:
             str | None, QueryParameter(max_length=1000, description="What to call it; metadata, never a path.")
         ] = None,
     ) -> Response[VideoAnswer]:
-        """Send the file as the body (`application/octet-stream` or `video/*`), or as the form field `file`.
+        """Send the file as the body, whatever its `Content-Type` says, or as the field `file` of a `multipart/form-data`.
 
         The answer comes once the file is stored and its header was read; its frames are counted in the background.
         Nothing is kept of an upload that is refused or interrupted.
