@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -27,6 +28,10 @@ from orchestrator.ports import (
 )
 
 log = structlog.get_logger()
+
+VERSION = re.compile(r"[0-9]{1,10}", re.ASCII)
+# What the database counts versions with.
+LARGEST_VERSION = 2**31 - 1
 
 STAGE_BY_RUN_STATE = {
     RunState.WAITING: "planning",
@@ -119,7 +124,9 @@ class Jobs:
     async def page(
         self, *, limit: int, cursor: str | None, states: Collection[JobState] = (), model: str | None = None
     ) -> Page[JobSnapshot]:
-        """Newest first. Raises CursorInvalidError."""
+        """Newest first. model: "name" or "name:version". Raises CursorInvalidError, RequestInvalidError."""
+        if model is not None:
+            parse_model(model)
         page = await self.store.page(limit=limit, cursor=cursor, states=states, model=model)
         runs = await self.runs.many({job.run_id for job in page.items})
         videos = await self.videos.many({job.video_id for job in page.items})
@@ -185,6 +192,6 @@ def stage_of(job: Job, run: Run, video: Video) -> str:
 def parse_model(text: str) -> tuple[str, int | None]:
     """Split "name" or "name:version". Raises RequestInvalidError."""
     name, colon, version = text.partition(":")
-    if not name or (colon and not (version.isascii() and version.isdigit() and int(version) > 0)):
-        raise RequestInvalidError(f"a model is named like yolo11n or yolo11n:2, not {text!r}")
+    if not name or (colon and not (VERSION.fullmatch(version) and 0 < int(version) <= LARGEST_VERSION)):
+        raise RequestInvalidError(f"name a model like yolo11n or yolo11n:2, not {text!r:.80}")
     return name, int(version) if colon else None

@@ -133,6 +133,10 @@ async def test_jobs_are_paged_newest_first_and_filtered() -> None:
         assert [(await process.jobs.snapshot(job_id)).job.state for job_id in ids] == ["failed", "running", "queued"]
         assert len((await client.get("/v1/jobs?model=yolo11n")).json()["items"]) == 3
         assert (await client.get("/v1/jobs?model=another")).json()["items"] == []
+        assert len((await client.get("/v1/jobs?model=yolo11n:1")).json()["items"]) == 3
+        for odd in ("yolo11n:x", "yolo11n:", ":1", "yolo11n:0", f"yolo11n:{2**31}", f"yolo11n:{2**63}"):
+            problem = problem_in(await client.get(f"/v1/jobs?model={odd}"), status=422)
+            assert problem["code"] == "request_invalid"
 
 
 async def test_a_job_may_be_cancelled_twice_and_deleted_in_any_state() -> None:
