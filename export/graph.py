@@ -65,6 +65,8 @@ def join_to_contract(
     joined = onnx.compose.merge_models(prepared, choice, io_map=[(raw_output, "raw")])
     joined.graph.name = "trireel"
     del joined.metadata_props[:]
+    # Shapes that tools inferred on the way: up to a megabyte, and not the same in two exports of one network.
+    del joined.graph.value_info[:]
     onnx.checker.check_model(joined, full_check=True)
     return joined
 

@@ -117,6 +117,15 @@ def test_whole_graph_answers_like_the_source_network(tmp_path: Path, kind: str) 
     assert comparison.boxes > 50
 
 
+def test_the_same_weights_give_the_same_graph(tmp_path: Path) -> None:
+    source = source_of(tmp_path, "yolov8n")
+    first, second = (
+        join_to_contract(export_raw(source), head=source.head, class_count=len(CLASS_NAMES), floor=FLOOR, iou=IOU)
+        for _ in range(2)
+    )
+    assert first.SerializeToString(deterministic=True) == second.SerializeToString(deterministic=True)
+
+
 @pytest.mark.parametrize("kind", ["yolo26n", "yolov10n"])
 def test_one_to_one_heads_are_recognised(tmp_path: Path, kind: str) -> None:
     assert source_of(tmp_path, kind).head is Head.ONE_TO_ONE
