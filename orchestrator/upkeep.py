@@ -73,8 +73,13 @@ class Upkeep:
     async def fail(self, run: Run, failure: Failure) -> None:
         """End a run, and every live job of it, for a reason."""
         jobs = await self.runs.fail(run.id, failure, now=self.utc_now())
-        log.warning("run failed", run_id=run.id, code=failure.code, message=failure.message)
+        job_ids = [job.id for job in jobs]
+        log.warning("run failed", run_id=run.id, job_ids=job_ids, code=failure.code, message=failure.message)
         await self._ended(run, jobs)
+
+    async def job_ids(self, run_id: str) -> list[str]:
+        """Of the run's live jobs, for the log."""
+        return [job.id for job in await self.jobs.of_run(run_id) if not job.state.is_terminal]
 
     async def _each(self, runs: Sequence[Run], step: Callable[[Run], Awaitable[None]]) -> None:
         """Take the step for every run; one that cannot go on does not hold the others up.
@@ -114,7 +119,8 @@ class Upkeep:
             warnings=video.report.warnings,
             notes=(*video.header.notes, *video.report.notes),
         )
-        log.info("run planned", run_id=run.id, frames=len(frames), skipped=frames.skipped)
+        job_ids = await self.job_ids(run.id)
+        log.info("run planned", run_id=run.id, job_ids=job_ids, frames=len(frames), skipped=frames.skipped)
         await self.bus.ring(run.id)
         self.work.ring()
 
@@ -126,7 +132,8 @@ class Upkeep:
             return
         await self.archive.write(run.id, self.parts.read(run.id, first_frame=0, last_frame=None))
         jobs = await self.runs.succeed(run.id, now=self.utc_now())
-        log.info("run finalized", run_id=run.id, inferred=run.ledger.inferred, failed=run.ledger.failed)
+        ledger, job_ids = run.ledger, [job.id for job in jobs]
+        log.info("run finalized", run_id=run.id, job_ids=job_ids, inferred=ledger.inferred, failed=ledger.failed)
         await self._ended(run, jobs)
 
     async def _ended(self, run: Run, jobs: Sequence[Job]) -> None:

@@ -160,21 +160,23 @@ class Worker:
         run = leased.run
         is_strike = isinstance(error, DecoderError) and not isinstance(error, DecoderUnavailableError)
         is_held = await self.tools.runs.hand_back(leased.lease, is_strike=is_strike)
+        job_ids = await self.upkeep.job_ids(run.id)
         if not is_held:
-            log.warning("segment lost to another attempt", code=error.code)
+            log.warning("segment lost to another attempt", job_ids=job_ids, code=error.code)
         elif isinstance(error, RunUnwantedError):
             await self.tools.reader.close_run(run.id)
             await self.upkeep.settle_cancelled()
         elif is_strike:
-            log.warning("decoder failed", code=error.code, message=str(error), strikes=leased.strikes + 1)
+            strikes = leased.strikes + 1
+            log.warning("decoder failed", job_ids=job_ids, code=error.code, message=str(error), strikes=strikes)
         elif error.retryable:
-            self._postpone(run, error)
+            self._postpone(run, error, job_ids)
         else:
             await self._fail(run, Failure(code=error.code, message=str(error)))
 
-    def _postpone(self, run: Run, error: TrireelError) -> None:
+    def _postpone(self, run: Run, error: TrireelError, job_ids: list[str]) -> None:
         """Leave the run aside for a moment, and let its jobs tell why."""
-        log.warning("run waits", code=error.code, message=str(error))
+        log.warning("run waits", job_ids=job_ids, code=error.code, message=str(error))
         self.postponed.postpone(run.id, until_s=self.tools.monotonic_s() + self.retry_pause_s)
         self.meters.wait(run.id, Failure(code=error.code, message=str(error)))
 

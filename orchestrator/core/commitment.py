@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from orchestrator.core.ledger import add_ledgers, segment_ledger, segment_warnings
+from orchestrator.core.ledger import segment_warnings, with_segment
 from orchestrator.core.records import Run, SegmentResult
 
 
@@ -13,7 +13,7 @@ def committed_run(run: Run, result: SegmentResult) -> Run:
     return replace(
         run,
         segments_done=run.segments_done + 1,
-        ledger=add_ledgers([run.ledger, segment_ledger(result)]),
+        ledger=with_segment(run.ledger, result),
         seconds=run.seconds + result.seconds,
         warnings=merged(run.warnings, segment_warnings(result)),
     )

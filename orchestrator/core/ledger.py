@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 
 from orchestrator.core.records import SegmentReport, SegmentResult
 from orchestrator.core.types import FrameStamp, Ledger, SegmentPlan
@@ -14,23 +15,16 @@ FRAMES_FAILED = "frames_failed"
 FRAMES_SUSPECT = "decode_errors"
 
 
-def segment_ledger(result: SegmentResult) -> Ledger:
-    """The ledger of one finished segment."""
-    reasons = Counter(reason for _, reason in result.report.failed)
-    inferred = len(result.stamps)
-    return Ledger(planned=inferred + reasons.total(), inferred=inferred, failed=reasons.total(), reasons=dict(reasons))
-
-
-def add_ledgers(ledgers: Iterable[Ledger]) -> Ledger:
-    planned = inferred = failed = skipped = 0
-    reasons: Counter[str] = Counter()
-    for ledger in ledgers:
-        planned += ledger.planned
-        inferred += ledger.inferred
-        failed += ledger.failed
-        skipped += ledger.skipped
-        reasons.update(ledger.reasons)
-    return Ledger(planned=planned, inferred=inferred, failed=failed, skipped=skipped, reasons=dict(reasons))
+def with_segment(ledger: Ledger, result: SegmentResult) -> Ledger:
+    """The run's ledger after one more segment; what was planned and skipped was known before."""
+    reasons = Counter(ledger.reasons)
+    reasons.update(reason for _, reason in result.report.failed)
+    return replace(
+        ledger,
+        inferred=ledger.inferred + len(result.stamps),
+        failed=ledger.failed + len(result.report.failed),
+        reasons=dict(reasons),
+    )
 
 
 def segment_warnings(result: SegmentResult) -> tuple[str, ...]:

@@ -77,8 +77,9 @@ class SegmentResult:
 class Run:
     """Inference of one video content by one model version at one sampling.
 
-    video_id: of the file the run reads. ledger: of the committed segments. frames_total: sampled frames, once planned.
-    virtual_time: frames served per unit of weight (start-time fair queueing).
+    video_id: of the file the run reads. frames_total: sampled frames, once planned. ledger: planned and skipped frames
+    once planned, the others as segments are committed. virtual_time: frames served per unit of weight (start-time fair
+    queueing).
     """
 
     id: str

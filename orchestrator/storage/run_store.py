@@ -80,7 +80,7 @@ class SqlRunStore:
                     state=moved(NEXT_RUN_STATES, run.state, RunState.OPEN),
                     frames_total=sum(plan.frame_count for plan in plans),
                     segments_total=len(plans),
-                    ledger=replace(run.ledger, skipped=skipped),
+                    ledger=replace(run.ledger, planned=sum(plan.frame_count for plan in plans), skipped=skipped),
                     warnings=merged(run.warnings, tuple(warnings)),
                     notes=merged(run.notes, tuple(notes)),
                     virtual_time=joining(run.virtual_time, await times_at_work(connection)),

@@ -55,7 +55,7 @@ class MemoryRunStore:
                 state=moved(NEXT_RUN_STATES, run.state, RunState.OPEN),
                 frames_total=sum(plan.frame_count for plan in plans),
                 segments_total=len(plans),
-                ledger=replace(run.ledger, skipped=skipped),
+                ledger=replace(run.ledger, planned=sum(plan.frame_count for plan in plans), skipped=skipped),
                 warnings=merged(run.warnings, tuple(warnings)),
                 notes=merged(run.notes, tuple(notes)),
                 virtual_time=joining(run.virtual_time, [other.virtual_time for other in self.world.runs_at_work()]),

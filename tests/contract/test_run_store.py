@@ -38,7 +38,7 @@ async def test_opening_stores_the_plan_and_a_second_time_changes_nothing(scenari
     job = await scenario.start(segments=3, frames=4)
     run = await stores.runs.get(job.run_id)
     assert (run.state, run.frames_total, run.segments_total, run.segments_done) == (RunState.OPEN, 12, 3, 0)
-    assert run.ledger == Ledger(skipped=7)
+    assert run.ledger == Ledger(planned=12, skipped=7)
     assert (run.warnings, run.notes) == (("input_ends_early",), ("vfr",))
     await scenario.lease_one()
     leased = await stores.runs.get(job.run_id)
