@@ -19,7 +19,7 @@ from orchestrator.core.records import JsonValue
 from orchestrator.core.states import JobState
 from orchestrator.events.memory import MemoryEventBus
 from orchestrator.following import Following
-from orchestrator.inference.published import load_certificate
+from orchestrator.inference.published import largest_imgsz, load_certificate
 from orchestrator.inference.triton import Triton, TritonReadiness, open_triton
 from orchestrator.jobs import Jobs
 from orchestrator.ports import JobStore, ModelCatalogue
@@ -35,8 +35,9 @@ from orchestrator.videos import Videos
 
 log = structlog.get_logger()
 
-# The size a slot is made for; models of other sizes put more or fewer frames into one.
-SLOT_IMGSZ: Final = 640
+# What nearly all models take. Larger ones put fewer frames into a slot: memory is fixed at the start, and four
+# decoders with room for batches of 1920 px would take half a gigabyte.
+USUAL_IMGSZ: Final = 640
 # Batches per decoder that may be filled, in flight or waiting to be kept.
 SLOTS_A_DECODER: Final = 4
 
@@ -179,9 +180,11 @@ def _loops(use_cases: UseCases, *, workers: int) -> list[Loop]:
 
 
 def _slots(settings: Settings, metrics: Metrics) -> AbstractContextManager[SlotPool]:
-    frame_bytes = SLOT_IMGSZ * SLOT_IMGSZ * FRAME_CHANNELS
-    count = SLOTS_A_DECODER * settings.work.decoders
-    return open_slots(count=count, slot_bytes=settings.work.batch_frames * frame_bytes, metrics=metrics)
+    """Room for whole batches of usual frames, and for at least one frame of the largest model that is published."""
+    largest = largest_imgsz(settings.triton.model_repository)
+    usual_bytes = settings.work.batch_frames * USUAL_IMGSZ * USUAL_IMGSZ * FRAME_CHANNELS
+    slot_bytes = max(usual_bytes, largest * largest * FRAME_CHANNELS)
+    return open_slots(count=SLOTS_A_DECODER * settings.work.decoders, slot_bytes=slot_bytes, metrics=metrics)
 
 
 async def _recover(stores: Stores) -> None:

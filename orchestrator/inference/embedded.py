@@ -24,7 +24,7 @@ from orchestrator.inference.installation import (
     build_environment,
     check_platform,
     find_installation,
-    linked_backends,
+    link_backends,
 )
 from orchestrator.inference.port_reservation import reserve_ports
 from orchestrator.inference.server_process import ServerProcess
@@ -36,6 +36,8 @@ log = structlog.get_logger(__name__)
 START_TIMEOUT_S: Final = 300.0
 FIRST_RESTART_DELAY_S: Final = 0.2
 LONGEST_RESTART_DELAY_S: Final = 30.0
+# In the log's folder, which one server has to itself: nothing is left elsewhere, however it ends.
+BACKENDS_FOLDER: Final = "triton_backends"
 # A server that lived so long did not die of its start: the delay begins anew.
 HEALTHY_AFTER_S: Final = 60.0
 # Decoding and answering people come before inference, which takes all the rest anyway.
@@ -181,7 +183,7 @@ async def supervise_embedded_triton(
             installation,
             repository=repository or settings.model_repository,
             config_name=config_name,
-            backends=stack.enter_context(linked_backends(installation)),
+            backends=link_backends(installation, log_dir / BACKENDS_FOLDER),
             ports=ports,
             region_prefix=region_prefix,
             niceness=NICENESS,

@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Final
 
 from orchestrator.errors import TritonStartError
@@ -115,16 +114,15 @@ def _installation_of(environment: Path, python: Path, facts: Mapping[str, str]) 
     return installation
 
 
-@contextmanager
-def linked_backends(installation: TritonInstallation) -> Iterator[Path]:
-    """A temporary backend directory with the Python backend and the stub for the environment's Python."""
-    with TemporaryDirectory(prefix="trireel-triton-") as directory:
-        backend = Path(directory) / "python"
-        backend.mkdir()
-        for name in ("libtriton_python.so", "triton_python_backend_utils.py"):
-            (backend / name).symlink_to(installation.python_backend / name)
-        (backend / installation.stub.name).symlink_to(installation.stub)
-        yield Path(directory)
+def link_backends(installation: TritonInstallation, folder: Path) -> Path:
+    """Make `folder` anew: a backend directory with the Python backend and the stub for the environment's Python."""
+    shutil.rmtree(folder, ignore_errors=True)
+    backend = folder / "python"
+    backend.mkdir(parents=True)
+    for name in ("libtriton_python.so", "triton_python_backend_utils.py"):
+        (backend / name).symlink_to(installation.python_backend / name)
+    (backend / installation.stub.name).symlink_to(installation.stub)
+    return folder
 
 
 def build_command(

@@ -16,7 +16,7 @@ import httpx
 import pytest
 import yaml
 
-from orchestrator.inference.installation import build_environment, find_installation, linked_backends
+from orchestrator.inference.installation import build_environment, find_installation, link_backends
 from orchestrator.settings import load_settings
 from tests.support.compose import dot_env, environment_of, load_compose, triton_flags
 from tests.support.needs import ROOT
@@ -106,7 +106,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     environment = load_settings({name: text for name, text in os.environ.items() if name == "TRIREEL_TRITON_ENV"})
     installation = asyncio.run(find_installation(environment.triton.environment))
     with ExitStack() as stack:
-        backends = stack.enter_context(linked_backends(installation))
+        backends = link_backends(installation, folder / "backends")
         command = triton_command(installation.server, backends, http, grpc, metrics)
         triton = stack.enter_context(running(command, folder=folder, env=build_environment(installation, os.environ)))
         health = f"http://{LOOPBACK}:{http}/v2/health"

@@ -16,7 +16,7 @@ from orchestrator.inference.installation import (
     build_command,
     build_environment,
     find_installation,
-    linked_backends,
+    link_backends,
 )
 from orchestrator.inference.port_reservation import reserve_ports
 from orchestrator.inference.server_process import last_error_in
@@ -85,11 +85,11 @@ def test_every_address_is_the_loopback() -> None:
 
 
 def test_the_stub_lies_beside_the_backend(tmp_path: Path) -> None:
-    with linked_backends(INSTALLATION) as backends:
+    for _ in range(2):
+        backends = link_backends(INSTALLATION, tmp_path / "backends")
         links = {link.name: link.readlink() for link in (backends / "python").iterdir()}
     assert links["triton_python_backend_stub"] == INSTALLATION.stub
     assert links["libtriton_python.so"].parent == INSTALLATION.python_backend
-    assert not backends.exists()
 
 
 def test_a_reserved_port_is_kept_for_the_server() -> None:
