@@ -71,7 +71,9 @@ class TritonCatalogue:
                 raise
             if any(status.name == name for status in await self.list()):
                 raise ModelNotReadyError(str(exc)) from exc
-            raise ModelNotFoundError(f"there is no model {name} in Triton's repository") from exc
+            raise ModelNotFoundError(
+                f"there is no model {name:.80} in Triton's repository; publish it with `make model`"
+            ) from exc
         await self.list()
 
     async def _current(self) -> Sequence[ModelStatus]:
@@ -110,13 +112,15 @@ def choose(statuses: Iterable[ModelStatus], name: str, version: int | None) -> S
     of_name = [status for status in statuses if status.name == name and version in (None, status.version)]
     if not of_name:
         wanted = name if version is None else f"{name}:{version}"
-        raise ModelNotFoundError(f"there is no model {wanted}; GET /v1/models lists those there are")
+        raise ModelNotFoundError(f"there is no model {wanted:.80}; GET /v1/models lists those there are")
     newest_first = sorted(of_name, key=lambda status: status.version, reverse=True)
     for status in newest_first:
         if status.model is not None:
             return status.model
     worst = newest_first[0]
-    raise ModelNotReadyError(f"{name}:{worst.version} is not ready: {worst.reason}")
+    raise ModelNotReadyError(
+        f"{name}:{worst.version} is not ready: {worst.reason}; GET /v1/models/{name} tells when it is"
+    )
 
 
 def ready_names(index: Any) -> set[str]:

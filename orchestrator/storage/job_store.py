@@ -38,7 +38,9 @@ class SqlJobStore:
         """As `ports.JobStore.submit`. Raises VideoNotFoundError when the video was removed meanwhile."""
         async with self._database.write() as connection:
             if not await _has_video(connection, video_id):
-                raise VideoNotFoundError(f"there is no video {video_id}")
+                raise VideoNotFoundError(
+                    f"there is no video {video_id:.80}; upload it, or choose one that GET /v1/videos lists"
+                )
             run = await _find_or_make_run(connection, spec.run, card=card, video_id=video_id, now=now)
             job = Job(
                 id=new_id("job"),
@@ -154,7 +156,7 @@ class SqlJobStore:
 async def _load_job(connection: AsyncConnection, job_id: str) -> Job:
     row = (await connection.execute(select(jobs).where(jobs.c.id == job_id))).mappings().one_or_none()
     if row is None:
-        raise JobNotFoundError(f"there is no job {job_id}")
+        raise JobNotFoundError(f"there is no job {job_id:.80}; GET /v1/jobs lists those there are")
     return to_job(row)
 
 

@@ -55,7 +55,7 @@ class LocalIncomingVideo:
 
     async def keep(self) -> str:
         if not self.size_bytes:
-            raise UploadEmptyError("the file is empty")
+            raise UploadEmptyError("the file is empty; send one with a video in it")
         await self._threads.run(self._put_in_place)
         self.path = self._place / CONTENT
         self._is_kept = True

@@ -32,7 +32,7 @@ class MemoryIncomingVideo:
 
     async def keep(self) -> str:
         if not self._received:
-            raise UploadEmptyError("the file is empty")
+            raise UploadEmptyError("the file is empty; send one with a video in it")
         self.contents[self.video_id] = bytes(self._received)
         return hashlib.sha256(self._received).hexdigest()
 

@@ -65,7 +65,7 @@ class World:
     def video(self, video_id: str) -> Video:
         """Raises VideoNotFoundError."""
         if video_id not in self.videos:
-            raise VideoNotFoundError(f"there is no video {video_id}")
+            raise VideoNotFoundError(f"there is no video {video_id:.80}; upload it, or choose one that GET /v1/videos lists")
         return self.videos[video_id]
 
     def run(self, run_id: str) -> Run:
@@ -77,7 +77,7 @@ class World:
     def job(self, job_id: str) -> Job:
         """Raises JobNotFoundError."""
         if job_id not in self.jobs:
-            raise JobNotFoundError(f"there is no job {job_id}")
+            raise JobNotFoundError(f"there is no job {job_id:.80}; GET /v1/jobs lists those there are")
         return self.jobs[job_id]
 
     def jobs_in(self, *states: JobState, run_id: str | None = None) -> list[Job]:

@@ -38,14 +38,18 @@ def open_container(fd: int, *, max_frame_pixels: int) -> InputContainer:
             metadata_errors="replace",
         )
     except av.FFmpegError as exc:
-        raise VideoUnreadableError(f"no demuxer can read it ({exc.strerror}); is it a whole video file?") from exc
+        raise VideoUnreadableError(
+            f"no demuxer can read it ({exc.strerror}); check that the file plays, and upload it whole"
+        ) from exc
 
 
 def picture_stream(container: InputContainer, *, max_frame_pixels: int) -> VideoStream:
     """The stream to decode, set to one thread. Raises VideoError where there is none that can be decoded."""
     moving = [each for each in container.streams.video if not each.disposition & Disposition.attached_pic]
     if not moving:
-        raise VideoWithoutPictureError("it has no video stream: sound, cover art or subtitles only")
+        raise VideoWithoutPictureError(
+            "it has no video stream, only sound, cover art or subtitles; upload a file with moving pictures"
+        )
     best = container.streams.best("video")
     stream = best if isinstance(best, VideoStream) and best in moving else moving[0]
     context = stream.codec_context
@@ -55,7 +59,8 @@ def picture_stream(container: InputContainer, *, max_frame_pixels: int) -> Video
         raise VideoEncryptedError("its video stream is encrypted; give a file without copy protection")
     if context.width * context.height > max_frame_pixels:
         raise VideoOverLimitError(
-            f"its frames have {context.width}x{context.height} pixels, over the limit of {max_frame_pixels} in all"
+            f"its frames have {context.width}x{context.height} pixels, over the limit of {max_frame_pixels} in all; "
+            "upload a smaller copy"
         )
     context.thread_count = 1
     context.options = {"max_pixels": _backstop_pixels(max_frame_pixels)}

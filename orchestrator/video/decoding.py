@@ -155,5 +155,7 @@ class FrameSource:
         self.frame_errors += bool(complaints) + sum(frame.is_corrupt for frame in frames)
         for frame in frames:
             if frame.width * frame.height > self._max_frame_pixels:
-                raise VideoOverLimitError(f"a frame of {frame.width}x{frame.height} pixels is over the limit")
+                raise VideoOverLimitError(
+                    f"a frame of {frame.width}x{frame.height} pixels is over the limit; upload a smaller copy"
+                )
         return frames

@@ -29,7 +29,9 @@ def read_header(fd: int, limits: ChildLimits, *, still_alive: Callable[[], None]
         stream = picture_stream(container, max_frame_pixels=limits.max_frame_pixels)
         frame = _first_frame(container, stream, still_alive=still_alive)
         if frame.width * frame.height > limits.max_frame_pixels:
-            raise VideoOverLimitError(f"its frames have {frame.width}x{frame.height} pixels, over the limit")
+            raise VideoOverLimitError(
+                f"its frames have {frame.width}x{frame.height} pixels, over the limit; upload a smaller copy"
+            )
         orientation = orientation_of(display_matrix(frame))
         width_px, height_px = orientation.upright_size(frame.width, frame.height)
         rate = stream.average_rate
@@ -65,7 +67,7 @@ def _first_frame(container: InputContainer, stream: VideoStream, *, still_alive:
                 return frame
         if number == PACKETS_TO_FIRST_FRAME:
             break
-    raise VideoUnreadableError("not one frame of it decodes; is it damaged?")
+    raise VideoUnreadableError("not one frame of it decodes; check that the file plays, or convert it to H.264")
 
 
 def _notes(frame: VideoFrame) -> tuple[str, ...]:

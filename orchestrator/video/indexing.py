@@ -55,15 +55,17 @@ def make_index(fd: int, limits: ChildLimits, *, still_alive: Callable[[], None])
         stream = picture_stream(container, max_frame_pixels=limits.max_frame_pixels)
         packets = _demux(container, stream, limits, still_alive=still_alive)
         if not packets.keys:
-            raise VideoUnreadableError("it has a video stream, but not one frame in it")
+            raise VideoUnreadableError("it has a video stream, but not one frame in it; check that the file plays")
         index = _index_of(packets, stream)
         report = _report(index, packets, duration_s_hint(container, stream))
     if report.duration_s > limits.max_duration_s:
         raise VideoOverLimitError(
-            f"it lasts {report.duration_s:.0f} s, over the limit of {limits.max_duration_s:.0f} s"
+            f"it lasts {report.duration_s:.0f} s, over the limit of {limits.max_duration_s:.0f} s; cut it"
         )
     if report.fps is not None and report.fps > limits.max_fps:
-        raise VideoOverLimitError(f"it has {report.fps:.0f} frames a second, over the limit of {limits.max_fps:.0f}")
+        raise VideoOverLimitError(
+            f"it has {report.fps:.0f} frames a second, over the limit of {limits.max_fps:.0f}; upload a slower copy"
+        )
     return index, report
 
 
@@ -79,7 +81,7 @@ def _demux(
                 packets.complaints += len(complaints)
                 complaints.clear()
                 if len(packets.keys) > limits.max_frames:
-                    raise VideoOverLimitError(f"it has more than {limits.max_frames} frames, the limit")
+                    raise VideoOverLimitError(f"it has more than {limits.max_frames} frames, the limit; cut it")
         except av.InvalidDataError:
             # The file is damaged from here on; what came before is still good.
             packets.complaints += 1

@@ -74,6 +74,14 @@ async def test_a_problem_names_its_job(process: WebProcess) -> None:
         assert (problem["code"], problem["job_id"]) == ("threshold_not_stored", job_id)
 
 
+@pytest.mark.parametrize("path", ["/v1/jobs/x", "/v1/videos/x", "/v1/jobs/x/events", "/v1/models/x", "/nothing"])
+async def test_what_is_not_there_is_told_with_what_to_do_instead(process: WebProcess, path: str) -> None:
+    async with api_over(process) as client:
+        detail = str(problem_in(await client.get(path), status=404)["detail"])
+    fact, _, advice = detail.partition("; ")
+    assert "GET /" in advice, (fact, advice)
+
+
 class BrokenVideoStore(MemoryVideoStore):
     async def get(self, video_id: str) -> Video:
         raise ZeroDivisionError("the secret of /data/trireel.db")
