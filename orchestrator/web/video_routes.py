@@ -35,7 +35,7 @@ def video_routes(max_upload_bytes: int) -> Router:
             str | None, QueryParameter(max_length=1000, description="What to call it; metadata, never a path.")
         ] = None,
     ) -> Response[VideoAnswer]:
-        """Send the file as the body, whatever its `Content-Type` says, or as the field `file` of a `multipart/form-data`.
+        """Send the file as the body, with any `Content-Type`, or as the field `file` of a `multipart/form-data`.
 
         The answer comes once the file is stored and its header was read; its frames are counted in the background.
         Nothing is kept of an upload that is refused or interrupted.
