@@ -175,8 +175,11 @@ class Following:
 
     async def _stream_event(self, job: Job, event: Event, *, with_boxes: bool) -> StreamEvent:
         body = event.body
-        if with_boxes and event.kind is EventKind.SEGMENT:
-            body = {**body, "detections": await self._boxes(job, body)}
+        if event.kind is EventKind.SEGMENT:
+            # It belongs to the run, which several jobs may share; each follower is told of its own.
+            body = {"job_id": job.id, **body}
+            if with_boxes:
+                body["detections"] = await self._boxes(job, event.body)
         return StreamEvent(kind=event.kind.value, id=event.id, body=body)
 
     async def _boxes(self, job: Job, segment: Mapping[str, JsonValue]) -> list[JsonValue]:

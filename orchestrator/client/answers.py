@@ -241,6 +241,7 @@ class SegmentBody(Answer, frozen=True, kw_only=True):
     frames = inferred + failed. candidates: stored boxes. frames_done: of the run so far. detections: with boxes only.
     """
 
+    job_id: str
     segment: int
     first_frame: int
     last_frame: int
@@ -268,8 +269,11 @@ class DoneBody(Answer, frozen=True, kw_only=True):
     frames_total: int | None
 
 
-class JobEvent(Answer, frozen=True, kw_only=True):
-    """One event of a job's stream. id: None for progress, which is a snapshot and is not replayed."""
+class JobEvent(Answer, frozen=True, kw_only=True, rename={"kind": "event", "body": "data"}):
+    """One event of a job's stream, in JSON the message of a WebSocket: `{"event": ..., "id": ..., "data": {...}}`.
+
+    id: None for progress, which is a snapshot and is not replayed.
+    """
 
     kind: str
     id: int | None

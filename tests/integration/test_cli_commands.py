@@ -185,8 +185,9 @@ def test_watch_in_json_is_a_line_an_event(api: FakeApi) -> None:
     api.add_job("vid_0")
     result = trireel(api, "watch", "job_0", "--json")
     events = [json.loads(line) for line in result.stdout.splitlines()]
-    assert [event["kind"] for event in events] == [log.kind for log in api.events["job_0"]]
-    assert (result.exit_code, events[-1]["body"]["state"]) == (1, "failed")
+    assert [event["event"] for event in events] == [log.kind for log in api.events["job_0"]]
+    assert {tuple(event) for event in events} == {("event", "id", "data")}
+    assert (result.exit_code, events[-1]["data"]["state"]) == (1, "failed")
 
 
 def test_cancel_tells_the_state(api: FakeApi) -> None:

@@ -130,17 +130,18 @@ def whole_life(job_id: str, ends_as: str) -> list[Log]:
         Log("state", 1, {"job_id": job_id, "state": "queued"}),
         Log("state", 2, {"job_id": job_id, "state": "running"}),
         Log("progress", None, {"job_id": job_id, **progress_json(1), "stage": "inferring"}),
-        Log("segment", 3, segment_json(0)),
+        Log("segment", 3, segment_json(job_id, 0)),
         Log("progress", None, {"job_id": job_id, **progress_json(3), "stage": "inferring"}),
-        Log("segment", 4, segment_json(1)),
+        Log("segment", 4, segment_json(job_id, 1)),
         Log("state", 5, {"job_id": job_id, "state": ends_as}),
         Log("progress", None, {"job_id": job_id, **progress_json(FRAMES), "stage": "done"}),
         Log("done", 6, {"job_id": job_id, "state": ends_as, "error": error, **totals}),
     ]
 
 
-def segment_json(number: int) -> Json:
+def segment_json(job_id: str, number: int) -> Json:
     return {
+        "job_id": job_id,
         "segment": number,
         "first_frame": 2 * number,
         "last_frame": 2 * number + 1,

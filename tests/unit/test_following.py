@@ -69,6 +69,15 @@ async def test_a_job_that_joins_a_finished_run_sees_its_segments_once() -> None:
     assert kinds[-1] == "done"
 
 
+async def test_segments_of_a_shared_run_name_the_job_that_is_followed() -> None:
+    process = Process()
+    video_id = await process.upload()
+    ids = [(await process.submit(video_id)).job.id for _ in range(2)]
+    await process.work_until_idle()
+    for job_id in ids:
+        assert {event.body["job_id"] for event in await process.events(job_id)} == {job_id}
+
+
 async def test_boxes_come_with_segments_when_asked_for_under_the_jobs_own_view() -> None:
     process = Process()
     job = (await process.submit(min_confidence=0.8, classes=("circle",))).job
