@@ -38,9 +38,7 @@ class SqlJobStore:
         """As `ports.JobStore.submit`. Raises VideoNotFoundError when the video was removed meanwhile."""
         async with self._database.write() as connection:
             if not await _has_video(connection, video_id):
-                raise VideoNotFoundError(
-                    f"there is no video {video_id:.80}; upload it, or choose one that GET /v1/videos lists"
-                )
+                raise VideoNotFoundError(f"there is no video {video_id:.80}; GET /v1/videos lists those there are")
             run = await _find_or_make_run(connection, spec.run, card=card, video_id=video_id, now=now)
             job = Job(
                 id=new_id("job"),

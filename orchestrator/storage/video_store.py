@@ -89,4 +89,4 @@ async def _is_in_use(connection: AsyncConnection, video_id: str) -> bool:
 
 
 def _not_found(video_id: str) -> VideoNotFoundError:
-    return VideoNotFoundError(f"there is no video {video_id:.80}; upload it, or choose one that GET /v1/videos lists")
+    return VideoNotFoundError(f"there is no video {video_id:.80}; GET /v1/videos lists those there are")

@@ -65,7 +65,7 @@ class World:
     def video(self, video_id: str) -> Video:
         """Raises VideoNotFoundError."""
         if video_id not in self.videos:
-            raise VideoNotFoundError(f"there is no video {video_id:.80}; upload it, or choose one that GET /v1/videos lists")
+            raise VideoNotFoundError(f"there is no video {video_id:.80}; GET /v1/videos lists those there are")
         return self.videos[video_id]
 
     def run(self, run_id: str) -> Run:
