@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import click
-
 from orchestrator.cli.exit_codes import FAILED
+from orchestrator.cli.output import echo_error
 from orchestrator.core.states import JobState
 
 if TYPE_CHECKING:
@@ -33,5 +32,5 @@ def exit_code_for(job: JobAnswer) -> int:
     code, message = f"job_{job.state}", "it has no complete results"
     if job.error is not None:
         code, message = job.error.code, job.error.message
-    click.echo(f"trireel: {code}: job {job.id} {job.state}: {message}", err=True)
+    echo_error(code, f"job {job.id} {job.state}: {message}")
     return FAILED

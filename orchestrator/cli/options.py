@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from orchestrator.cli.output import note_json
+
 if TYPE_CHECKING:
     from orchestrator.client import SubmitJob, ViewQuery
 
@@ -32,7 +34,13 @@ url_option = click.option(
     help="The server's address; TRIREEL_URL says it for good.",
 )
 json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on standard output; for programs."
+    "--json",
+    "as_json",
+    is_flag=True,
+    # Before the others, so that what is wrong with them is told as JSON.
+    is_eager=True,
+    callback=note_json,
+    help="Print JSON, and nothing else, on standard output; errors as JSON on standard error. For programs.",
 )
 format_option = click.option(
     "--format",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,26 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 WIDTH_OFF_TERMINAL: Final = 200
+# In click's `meta`, which a command shares with the program around it.
+JSON_ASKED: Final = "trireel.json"
+
+
+def note_json(ctx: click.Context, option: click.Parameter, is_asked: bool) -> bool:
+    """Have errors told as JSON too; the callback of every `--json`."""
+    ctx.meta[JSON_ASKED] = is_asked
+    return is_asked
+
+
+def is_json_asked(ctx: click.Context) -> bool:
+    return bool(ctx.meta.get(JSON_ASKED))
+
+
+def echo_error(code: str, message: str) -> None:
+    """A line on standard error: a sentence, or with --json an object."""
+    if is_json_asked(click.get_current_context()):
+        click.echo(json.dumps({"code": code, "message": message}), err=True)
+    else:
+        click.echo(f"trireel: {code}: {message}", err=True)
 
 
 def echo_json(document: msgspec.Struct | dict[str, object]) -> None:

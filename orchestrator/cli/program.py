@@ -9,8 +9,9 @@ from typing import Any
 
 import click
 
-from orchestrator.cli.exit_codes import FAILED, INTERRUPTED, exit_code_of
+from orchestrator.cli.exit_codes import FAILED, INTERRUPTED, WRONG_USAGE, exit_code_of
 from orchestrator.cli.inspecting import list_jobs, list_models, results, status
+from orchestrator.cli.output import echo_error, is_json_asked
 from orchestrator.cli.running import run
 from orchestrator.cli.serving import export, serve
 from orchestrator.cli.submitting import cancel, submit, watch
@@ -24,17 +25,22 @@ EPILOG = (
 
 class Program(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command. What the user can act on is one sentence on standard error, never a traceback."""
+        """Run the command. What the user can act on is one line on standard error, never a traceback."""
         try:
             return super().invoke(ctx)
         except TrireelError as exc:
-            click.echo(f"trireel: {exc.code}: {exc}", err=True)
+            echo_error(exc.code, str(exc))
             ctx.exit(exit_code_of(exc))
+        except click.UsageError as exc:
+            if not is_json_asked(ctx):
+                raise  # click shows the usage beside it
+            echo_error("usage_invalid", exc.format_message())
+            ctx.exit(WRONG_USAGE)
         except BrokenPipeError:
             raise  # click ends quietly when the reader of our output is gone
         except OSError as exc:
             subject = f"{exc.filename}: " if exc.filename else ""
-            click.echo(f"trireel: os_error: {subject}{exc.strerror or exc}", err=True)
+            echo_error("os_error", f"{subject}{exc.strerror or exc}")
             ctx.exit(FAILED)
         except KeyboardInterrupt:
             ctx.exit(INTERRUPTED)

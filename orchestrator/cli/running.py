@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 import click
 
 from orchestrator.cli.options import JobOptions, format_option, job_options, json_option, url_option
+from orchestrator.cli.output import echo_error
 from orchestrator.cli.video_source import check_video, choose_model, is_video_id, send_video
+from orchestrator.core.states import JobState
 
 if TYPE_CHECKING:
     from orchestrator.cli.display import Display
@@ -43,19 +45,22 @@ def run(
     """Infer VIDEO, a file or the id of an uploaded one, and show what was found.
 
     Where no server answers, an embedded stack is started, and stopped at the end. Ctrl-C cancels the job.
+    With --json, a job that did not succeed is printed too.
     """
     from orchestrator.cli.display import open_display
     from orchestrator.cli.embedded_stack import open_server
     from orchestrator.cli.following_job import exit_code_for
-    from orchestrator.cli.output import open_console
+    from orchestrator.cli.output import echo_json, open_console
     from orchestrator.client import Client
 
     check_video(video)
     with open_server(url, data_dir=data_dir) as server_url, Client(server_url) as client:
         with open_display(open_console(is_for_errors=True)) as display:
             job = infer(client, video, request, display)
-        if code := exit_code_for(job):
-            ctx.exit(code)
+        if job.state != JobState.SUCCEEDED:
+            if as_json:
+                echo_json({"job": job, "found": [], "results": None})
+            ctx.exit(exit_code_for(job))
         path = output or RESULT_DIR / f"{name_of(video)}-{job.id}.{file_format}"
         findings = keep_results(client, job.id, path, file_format)
     show(job, findings, path, as_json=as_json)
@@ -71,7 +76,7 @@ def infer(client: Client, video: str, request: JobOptions, display: Display) -> 
         return follow_to_end(client, job.id, display)
     except KeyboardInterrupt:
         state = client.cancel(job.id).state
-        click.echo(f"trireel: interrupted; job {job.id} is {state}", err=True)
+        echo_error("interrupted", f"job {job.id} is {state}")
         raise
 
 

@@ -9,13 +9,15 @@ from typing import Final
 
 import click
 
+from orchestrator.cli.output import note_json
 from orchestrator.errors import ExportError
 
 EXPORT_ENV: Final = Path(".venv-export")
 
 
 @click.command()
-def serve() -> None:
+@click.option("--json", "as_json", is_flag=True, is_eager=True, callback=note_json, help="Log and tell errors as JSON.")
+def serve(as_json: bool) -> None:
     """Serve the API and its work until SIGTERM.
 
     Settings are environment variables (TRIREEL_PORT, TRIREEL_DATA_DIR, TRIREEL_TRITON_URL ...); the README lists them.
@@ -31,7 +33,7 @@ def serve() -> None:
     from orchestrator.telemetry import configure_logging
     from orchestrator.web.server import run as run_server
 
-    configure_logging(settings.log.format, settings.log.level)
+    configure_logging("json" if as_json else settings.log.format, settings.log.level)
     run_server(settings, open_services)
 
 
@@ -39,7 +41,11 @@ def serve() -> None:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.pass_context
 def export(ctx: click.Context, arguments: tuple[str, ...]) -> None:
-    """Turn weights into a certified model version: `python -m export` in its own environment, .venv-export."""
+    """Turn weights into a certified model version: `python -m export` in its own environment, .venv-export.
+
+    That program's options, --help included, and its output are passed on as they are; --json is none of them, since
+    what it makes is the model folder with its certificate as a JSON file.
+    """
     python = EXPORT_ENV / "bin" / "python"
     if not python.exists():
         raise ExportError(

@@ -110,6 +110,33 @@ def test_a_job_that_did_not_succeed_exits_with_1(api: FakeApi, clip: Path, ends_
     assert not Path("runs").exists()
 
 
+def test_run_in_json_prints_a_job_that_failed_and_why_as_json(api: FakeApi, clip: Path) -> None:
+    api.ends_as = "failed"
+    result = trireel(api, "run", clip, "--json")
+    document = json.loads(result.stdout)
+    assert (result.exit_code, document["job"]["state"], document["results"]) == (1, "failed", None)
+    error = json.loads(result.stderr.splitlines()[-1])
+    assert (error["code"], error["message"]) == ("video_without_frames", "job job_0 failed: every frame failed")
+
+
+JSON_ERRORS = {
+    "refused": (("status", "job_9", "--json"), 4, "job_not_found"),
+    "wrong_usage": (("run", "nowhere.mp4", "--json"), 2, "usage_invalid"),
+    "wrong_option": (("list", "--limit", "0", "--json"), 2, "usage_invalid"),
+    "bad_address": (("list", "--url", "nonsense", "--json"), 2, "settings_invalid"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "exit_code", "code"), JSON_ERRORS.values(), ids=JSON_ERRORS)
+def test_with_json_an_error_is_one_object_on_standard_error(
+    api: FakeApi, arguments: tuple[str, ...], exit_code: int, code: str
+) -> None:
+    result = trireel(api, *arguments)
+    assert (result.exit_code, result.stdout) == (exit_code, "")
+    error = json.loads(result.stderr)
+    assert (set(error), error["code"]) == ({"code", "message"}, code)
+
+
 def test_a_missing_file_is_wrong_usage(api: FakeApi, clip: Path) -> None:
     result = trireel(api, "run", "nowhere.mp4")
     assert result.exit_code == 2
@@ -248,6 +275,11 @@ def test_a_bad_address_exits_with_2() -> None:
     result = CliRunner().invoke(program, ["list", "--url", "nonsense"])
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith("trireel: settings_invalid: ")
+
+
+def test_serve_in_json_tells_bad_settings_as_json() -> None:
+    result = CliRunner().invoke(program, ["serve", "--json"], env={"TRIREEL_PORT": "many"})
+    assert (result.exit_code, json.loads(result.stderr)["code"]) == (2, "settings_invalid")
 
 
 def test_the_default_address_is_where_serve_listens() -> None:

@@ -124,7 +124,7 @@ def test_ctrl_c_in_run_cancels_the_job(api: FakeApi, tmp_path: Path) -> None:
     api.events["job_0"] = [Log("state", 1, {"job_id": "job_0", "state": "running"})]
     code, errors = interrupted(api, "run", "clip.mp4", cwd=tmp_path)
     assert code == 130
-    assert errors.splitlines()[-1] == "trireel: interrupted; job job_0 is cancelled"
+    assert errors.splitlines()[-1] == "trireel: interrupted: job job_0 is cancelled"
     assert api.jobs["job_0"]["state"] == "cancelled"
 
 
