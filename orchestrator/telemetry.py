@@ -10,8 +10,14 @@ from typing import Final, Literal
 import structlog
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from orchestrator.errors import TritonTimeoutError, TritonUnavailableError
+
 REQUEST_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 STAGE_SECONDS: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+STREAM_KINDS: Final = ("sse", "ws")
+FINAL_STATES: Final = ("succeeded", "failed", "cancelled")
+STAGES: Final = ("decoding", "waiting", "inferring", "writing")
+DECODER_EXITS: Final = ("crashed", "stalled")
 BATCH_FRAMES: Final = (1, 2, 4, 8, 16, 32, 64)
 EXPOSITION_TYPE: Final = CONTENT_TYPE_LATEST
 
@@ -61,6 +67,20 @@ class Metrics:
         self.slots_free = gauge("trireel_slots_free", "Slots of shared memory that nobody holds.")
         self.decoders_alive = gauge("trireel_decoders_alive", "Decoder children alive.")
         self.decoder_exits = counter("trireel_decoder_exits_total", "Decoder children that ended badly.", ["reason"])
+
+        self._begin_series()
+
+    def _begin_series(self) -> None:
+        """Show the series of every fixed label at zero: Prometheus sees no increase in one that begins with 1."""
+        for metric, labels in (
+            (self.event_streams, STREAM_KINDS),
+            (self.jobs_finished, FINAL_STATES),
+            (self.stage_seconds, STAGES),
+            (self.inference_retries, (TritonUnavailableError.code, TritonTimeoutError.code)),
+            (self.decoder_exits, DECODER_EXITS),
+        ):
+            for label in labels:
+                metric.labels(label)
 
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format, whose media type is EXPOSITION_TYPE."""

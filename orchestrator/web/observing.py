@@ -24,6 +24,8 @@ OTHER_METHOD: Final = "other"
 UNMATCHED: Final = "unmatched"
 # As nginx has it: the client closed the connection before there was an answer.
 CLIENT_CLOSED: Final = 499
+# Cut off by a stop: no answer either, but nothing failed.
+SERVER_STOPPED: Final = 503
 SERVER_FAILED: Final = 500
 QUIET_ROUTES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 LOGGED_IDS: Final = ("job_id", "video_id")
@@ -49,6 +51,7 @@ class Observed:
             await self.app(scope, exchange.receive, exchange.send)
         except asyncio.CancelledError:
             log.info("request cut off: the server stops")
+            exchange.is_cut_off = True
             raise
         except Exception as exc:
             # Too late for an answer: raising is how the server learns to break the connection off.
@@ -77,6 +80,7 @@ class _Exchange:
     begun_s: float = field(default_factory=time.monotonic)
     first_byte_s: float | None = None
     status: int | None = None
+    is_cut_off: bool = False
 
     async def receive(self) -> Any:
         message = await self.receive_next()
@@ -92,8 +96,7 @@ class _Exchange:
         await self.send_on(message)
 
     def tell(self, metrics: Metrics) -> None:
-        has_left = self.scope["state"].get(CLIENT_LEFT) is True
-        status = self.status or (CLIENT_CLOSED if has_left else SERVER_FAILED)
+        status = self.status or self._status_without_answer()
         method = self.scope["method"] if self.scope["method"] in METHODS else OTHER_METHOD
         route = self.scope.get("path_template") or UNMATCHED
         elapsed_s = (self.first_byte_s or time.monotonic()) - self.begun_s
@@ -101,3 +104,8 @@ class _Exchange:
         metrics.http_request_seconds.labels(method, route).observe(elapsed_s)
         tell = log.debug if route in QUIET_ROUTES else log.info
         tell("request answered", method=method, route=route, status=status, elapsed_s=round(elapsed_s, 4))
+
+    def _status_without_answer(self) -> int:
+        if self.scope["state"].get(CLIENT_LEFT) is True:
+            return CLIENT_CLOSED
+        return SERVER_STOPPED if self.is_cut_off else SERVER_FAILED

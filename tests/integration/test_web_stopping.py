@@ -86,8 +86,11 @@ async def test_an_upload_and_a_silent_reader_do_not_hold_the_stop_up() -> None:
         with socket.create_connection(("127.0.0.1", port)) as silent:
             silent.sendall(b"GET /v1/jobs/job_1/events HTTP/1.1\r\nHost: x\r\n\r\n")
             assert silent.recv(9) == b"HTTP/1.1 "
-            _, elapsed_s = await server.stop(signal.SIGTERM)
+            said, elapsed_s = await server.stop(signal.SIGTERM)
         uploading.close()
+        # Neither the client's fault nor an error of the server.
+        [told] = [line for line in said.splitlines() if "request answered" in line and "POST" in line]
+        assert "status=503" in told
         assert server.process.returncode == 0
         assert elapsed_s < MOST_S
 

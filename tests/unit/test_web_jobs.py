@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.core.contract import CERTIFICATE_FILE
+from orchestrator.core.states import JobState
 from orchestrator.core.types import StageSeconds
 from orchestrator.testing.fake_reader import GeneratedVideo
 from tests.support.api import VIDEO, api_over, problem_in, submitted
@@ -268,6 +269,16 @@ async def test_limits_are_plain_numbers_by_name() -> None:
         limits = (await client.get("/v1/limits")).json()
         assert limits["max_upload_bytes"] == 12345
         assert all(isinstance(value, int | float) for value in limits.values())
+
+
+async def test_counters_with_fixed_labels_begin_at_zero() -> None:
+    """A series that begins with 1 is no increase to Prometheus."""
+    async with api_over(WebProcess()) as client:
+        lines = set((await client.get("/metrics")).text.splitlines())
+    ends = [state.value for state in JobState if state.is_terminal]
+    assert {f'trireel_jobs_finished_total{{state="{state}"}} 0.0' for state in ends} <= lines
+    assert 'trireel_decoder_exits_total{reason="crashed"} 0.0' in lines
+    assert 'trireel_inference_retries_total{reason="triton_timeout"} 0.0' in lines
 
 
 async def test_metrics_count_by_route_and_never_by_what_a_client_made_up() -> None:
