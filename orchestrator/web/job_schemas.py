@@ -98,14 +98,14 @@ class LedgerAnswer(msgspec.Struct, frozen=True):
 
 
 class TimingsAnswer(msgspec.Struct, frozen=True):
-    """Seconds. Stages overlap and run side by side, so the sum may exceed the wall time."""
+    """Seconds by stage. Stages overlap, and segments and requests run side by side: sums may exceed the wall time."""
 
-    queued: Annotated[float | None, Meta(description="Null while the job waits for its turn.")]
-    indexing: Annotated[float | None, Meta(description="Null until the video is indexed.")]
-    decoding: float
-    waiting: float
-    inferring: float
-    writing: float
+    queued: Annotated[float | None, Meta(description="From the submit to its turn; null while the job waits.")]
+    indexing: Annotated[float | None, Meta(description="Of the whole video; null until it is indexed.")]
+    decoding: Annotated[float, Meta(description="Sum over segments: a decoder at work, others beside it.")]
+    waiting: Annotated[float, Meta(description="Sum over batches: for room among the requests in flight.")]
+    inferring: Annotated[float, Meta(description="Sum over requests to Triton, several of which run at once.")]
+    writing: Annotated[float, Meta(description="Sum over segments: candidates on their way into the database.")]
 
 
 class JobAnswer(msgspec.Struct, frozen=True, kw_only=True):
