@@ -288,6 +288,16 @@ class LeaseLostError(StorageError):
     retryable = False
 
 
+# What ends while somebody still listens.
+
+
+class ServerStoppingError(TrireelError):
+    """The server stops before a result that follows its job was whole."""
+
+    code = "server_stopping"
+    retryable = True
+
+
 # Jobs that ended badly, and export.
 
 

@@ -72,7 +72,7 @@ class Following:
     stopping: asyncio.Event
 
     def stop(self) -> None:
-        """End every stream soon, those of results too; new ones end at once."""
+        """End every stream soon, those of results with ServerStoppingError; new ones end at once."""
         self.stopping.set()
 
     async def is_over(self, job_id: str, *, last_id: int) -> bool:

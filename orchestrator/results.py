@@ -16,7 +16,7 @@ from orchestrator.core.sampling import SampledFrames
 from orchestrator.core.states import RunState
 from orchestrator.core.types import Candidates, View
 from orchestrator.core.views import apply_view, checked_view, class_ids_of, suppresses_again
-from orchestrator.errors import PartsMovedError, ThresholdOutOfRangeError
+from orchestrator.errors import PartsMovedError, ServerStoppingError, ThresholdOutOfRangeError
 from orchestrator.ports import CandidateArchive, EventBus, JobStore, PartStore, RunStore, VideoStore
 from orchestrator.sampled_runs import SampledRuns
 from orchestrator.waking import next_wake
@@ -85,7 +85,7 @@ class Timeline:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Results:
-    """stopping: set when the server stops; views that follow a run end then."""
+    """stopping: set when the server stops; views that follow a run break off then."""
 
     jobs: JobStore
     runs: RunStore
@@ -107,8 +107,8 @@ class Results:
     ) -> tuple[ResultHeader, AsyncIterator[DetectionBlock]]:
         """The header, and the blocks of frames first_frame..last_frame (source indices, inclusive).
 
-        follow: go on until the job ends, or the server stops. Raises JobNotFoundError, RequestInvalidError, both
-        before the first block.
+        follow: go on until the job ends. Raises JobNotFoundError, RequestInvalidError, both before the first block;
+        the blocks raise ServerStoppingError where the server stops first, JobNotFoundError where the job is deleted.
         """
         header = await self._header(job_id, request)
         if first_frame < 0 or (last_frame is not None and last_frame < first_frame):
@@ -207,7 +207,7 @@ class Results:
                     return
                 await next_wake(subscription, self.stopping, timeout_s=FOLLOW_POLL_S)
                 if self.stopping.is_set():
-                    return
+                    raise ServerStoppingError("the server stops before the job has ended; ask again when it is back")
 
     async def _block(
         self, run: Run, frames: SampledFrames, view: View, *, first: int, last: int, failed: Mapping[int, str]

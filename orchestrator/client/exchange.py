@@ -92,7 +92,9 @@ def connection_errors(url: str) -> Iterator[None]:
         raise ConnectionLostError(f"the server at {url} did not answer in time; look at its log") from exc
     except httpx.TransportError as exc:
         reason = str(exc) or type(exc).__name__
-        raise ConnectionLostError(f"the connection to {url} broke ({reason}); look at the server's log") from exc
+        raise ConnectionLostError(
+            f"the connection to {url} broke before the answer was whole ({reason}); the server's log says why"
+        ) from exc
 
 
 def problem_of(status: int, content: bytes, *, url: str) -> TrireelError:

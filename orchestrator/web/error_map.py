@@ -28,6 +28,7 @@ from orchestrator.errors import (
     ModelNotReadyError,
     NotFoundError,
     RequestInvalidError,
+    ServerStoppingError,
     StorageError,
     TransitionError,
     TrireelError,
@@ -65,6 +66,7 @@ STATUS_BY_ERROR: Final[Mapping[type[TrireelError], HTTPStatus]] = {
     DataDamagedError: HTTPStatus.INTERNAL_SERVER_ERROR,
     StorageError: HTTPStatus.SERVICE_UNAVAILABLE,
     DiskFullError: HTTPStatus.INSUFFICIENT_STORAGE,
+    ServerStoppingError: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 
 # What the framework refuses before a handler sees it.

@@ -11,6 +11,8 @@ import structlog
 from litestar.response.streaming import ASGIStreamingResponse
 from litestar.types import Receive, Send
 
+from orchestrator.errors import NotFoundError, ServerStoppingError
+
 log = structlog.get_logger()
 
 # A client that takes nothing for so long holds a subscription, or a reader of the database, for nobody.
@@ -48,10 +50,16 @@ async def iterating(items: AsyncIterator[Item]) -> AsyncIterator[AsyncIterator[I
 
 
 async def _send_all(body: AsyncIterator[bytes], send: Send) -> None:
-    async for piece in body:
-        if not await _sent(send, piece, is_last=False):
-            log.info("stream ended: the client reads nothing", timeout_s=SEND_TIMEOUT_S)
-            return
+    """Send it to its end. An answer that is left without one is cut off by the server, which a client notices."""
+    try:
+        async for piece in body:
+            if not await _sent(send, piece, is_last=False):
+                log.info("answer cut off: the client reads nothing", timeout_s=SEND_TIMEOUT_S)
+                return
+    except (ServerStoppingError, NotFoundError) as exc:
+        # Foreseen: the stop of the server, or of the job by its deletion.
+        log.info("answer cut off", code=exc.code, detail=str(exc))
+        return
     await _sent(send, b"", is_last=True)
 
 

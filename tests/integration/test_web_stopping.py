@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import signal
 import socket
 import sys
+import threading
 import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from orchestrator.errors import SettingsError
+from orchestrator.client import Client
+from orchestrator.errors import ConnectionLostError, SettingsError
 from orchestrator.settings import load_settings
 from orchestrator.web.server import serve
 from tests.support.memory_server import opened_services
 from tests.support.needs import ROOT
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer as Buffer
 
 PROGRAM = (sys.executable, "-m", "tests.support.memory_server")
 MOST_S = 9.0
@@ -93,6 +100,39 @@ async def test_an_upload_and_a_silent_reader_do_not_hold_the_stop_up() -> None:
         assert "status=503" in told
         assert server.process.returncode == 0
         assert elapsed_s < MOST_S
+
+
+class Noticing(io.BytesIO):
+    """Tells when the first bytes have come."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.has_begun = threading.Event()
+
+    def write(self, piece: Buffer) -> int:
+        count = super().write(piece)
+        self.has_begun.set()
+        return count
+
+
+async def test_a_followed_result_is_cut_off_by_a_stop_and_never_just_shorter() -> None:
+    async with started() as server:
+        out = Noticing()
+
+        def follow() -> None:
+            with Client(server.first_line) as client:
+                client.detections("job_1", out, follow=True)
+
+        following = asyncio.create_task(asyncio.to_thread(follow))
+        assert await asyncio.to_thread(out.has_begun.wait, 20)
+        said, elapsed_s = await server.stop(signal.SIGTERM)
+        with pytest.raises(ConnectionLostError, match="before the answer was whole"):
+            await following
+        assert server.process.returncode == 0
+        assert elapsed_s < 3.0
+        assert "answer cut off" in said
+        assert "server_stopping" in said
+        assert "Traceback" not in said
 
 
 async def test_a_signal_during_the_start_ends_it_with_0() -> None:
