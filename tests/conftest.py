@@ -9,8 +9,6 @@ import pytest
 
 from tests.support.needs import LACKS, promised_needs
 
-pytest_plugins = ("tests.support.triton",)
-
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     promised = promised_needs(os.environ)
