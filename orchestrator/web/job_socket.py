@@ -13,16 +13,18 @@ from litestar import WebSocket, websocket
 from litestar.datastructures import State
 from litestar.params import FromPath, FromQuery
 
-from orchestrator.errors import TrireelError
+from orchestrator.errors import RequestInvalidError, TrireelError
 from orchestrator.following import StreamEvent
 from orchestrator.web.error_map import status_of
 from orchestrator.web.injected import AllServices
+from orchestrator.web.query_check import complaints_about
 from orchestrator.web.sse import last_event_id_of
 from orchestrator.web.streaming import SEND_TIMEOUT_S, iterating
 
 log = structlog.get_logger()
 
 DONE: Final = "done"
+PARAMETERS: Final = ("last_event_id", "boxes")
 # Close codes: registered ones (1012: connect again), and 4000 + the HTTP status that the same error has elsewhere.
 ALL_TOLD: Final = 1000
 SERVICE_RESTART: Final = 1012
@@ -55,10 +57,12 @@ async def follow_job_socket(
     last_event_id: FromQuery[str | None] = None,
     boxes: FromQuery[str | None] = None,
 ) -> None:
-    """Send the job's events until `done`. An unknown job closes with 4404, a bad id with 4422, a stop with 1012."""
+    """Send the job's events until `done`. An unknown job closes with 4404, a bad query with 4422, a stop with 1012."""
     await socket.accept()
     with services.metrics.event_streams.labels("ws").track_inprogress():
         try:
+            if complaints := complaints_about(socket.query_params.keys(), PARAMETERS):
+                raise RequestInvalidError("{key}: {message}".format_map(complaints[0]))
             last_id = last_event_id_of(None, last_event_id) or 0
             if await services.following.is_over(job_id, last_id=last_id):
                 close: Close | None = Close(ALL_TOLD, "the job is over and all is told")

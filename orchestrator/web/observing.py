@@ -61,8 +61,8 @@ class Observed:
             exchange.tell(self.metrics)
 
 
-async def bind_ids(request: Request[Any, Any, Any]) -> None:
-    """Have every log line of this exchange name its job or video. Runs before each handler."""
+def bind_ids(request: Request[Any, Any, Any]) -> None:
+    """Have every log line of this exchange name its job or video."""
     asked = request.path_params
     bind_contextvars(**{name: _loggable(asked[name]) for name in LOGGED_IDS if name in asked})
 

@@ -224,6 +224,7 @@ async def test_a_socket_tells_the_same_events_as_json() -> None:
 CLOSES = {
     "unknown_job": ("/v1/jobs/nothing/ws", 4404, "job_not_found"),
     "bad_id": ("/v1/jobs/job_1/ws?last_event_id=x", 4422, "event_id_invalid"),
+    "misspelt": ("/v1/jobs/job_1/ws?box=1", 4422, "box"),
     "all_told": ("/v1/jobs/job_1/ws?last_event_id=99", 1000, "over"),
 }
 

@@ -67,6 +67,18 @@ async def test_every_wrong_parameter_is_named(process: WebProcess) -> None:
         assert problem_in(await client.get("/v1/jobs?cursor=forged"), status=422)["code"] == "cursor_invalid"
 
 
+MISSPELT = ("/v1/jobs?limt=1", "/v1/jobs/x?limt=1", "/v1/jobs/x/detections?conf=0.4&limt=1", "/healthz?limt=1")
+
+
+@pytest.mark.parametrize("path", MISSPELT)
+async def test_a_parameter_that_a_call_does_not_have_is_refused_by_name(process: WebProcess, path: str) -> None:
+    async with api_over(process) as client:
+        problem = problem_in(await client.get(path), status=422)
+    assert problem["code"] == "request_invalid"
+    assert [entry["field"] for entry in problem["errors"]] == ["limt"]  # type: ignore[attr-defined]
+    assert "takes" in str(problem["detail"])
+
+
 async def test_a_problem_names_its_job(process: WebProcess) -> None:
     async with api_over(process) as client:
         job_id = await submitted(client)
