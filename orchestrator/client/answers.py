@@ -203,15 +203,22 @@ class ModelAnswer(Answer, frozen=True, kw_only=True):
 
 
 class LimitsAnswer(Answer, frozen=True, kw_only=True):
-    """Every limit of the server. max_body_bytes: of every request that is no upload."""
+    """Every limit of the server. max_body_bytes: of every request that is no upload.
+
+    decoder_memory_bytes, stall_timeout_s: of one decoder. max_tags, max_tag_length: of a job, in characters.
+    """
 
     max_upload_bytes: int
     max_duration_s: float
     max_frame_pixels: int
     max_fps: float
     max_frames: int
+    decoder_memory_bytes: int
+    stall_timeout_s: float
     max_running_jobs: int
     max_detections_per_frame: int
+    max_tags: int
+    max_tag_length: int
     max_page_items: int
     max_body_bytes: int
 

@@ -18,6 +18,8 @@ from orchestrator.web.schemas import VIDEO_ID, FailureAnswer, VideoAnswer
 JOB_ID: Final = "job_me8ngiNttRH0u4qcNJ7b9Q"
 # Beyond any video; without a bound, a number that no database column holds would get past the door.
 Seconds: TypeAlias = Annotated[float, Meta(le=10_000_000)]
+MAX_TAGS: Final = 50
+MAX_TAG_LENGTH: Final = 100
 Count: TypeAlias = Annotated[int, Meta(le=1_000_000_000)]
 
 
@@ -44,7 +46,10 @@ class SubmitJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     view: ViewBody = msgspec.field(default_factory=ViewBody)
     priority: Annotated[int, Meta(description="1 to 100: share of the work against other jobs.")] = 50
     timeout_s: Annotated[Seconds | None, Meta(description="Fail the job when it runs longer.")] = None
-    tags: Annotated[list[Annotated[str, Meta(max_length=100)]], Meta(max_length=50)] = []
+    tags: Annotated[
+        list[Annotated[str, Meta(max_length=MAX_TAG_LENGTH)]],
+        Meta(max_length=MAX_TAGS, description="Words to find the job by.", examples=[["night"]]),
+    ] = []
 
     def to_request(self) -> JobRequest:
         """Raises SamplingInvalidError."""

@@ -12,6 +12,7 @@ from msgspec import Meta
 from orchestrator.core.contract import MAX_CANDIDATES
 from orchestrator.ports import ModelStatus
 from orchestrator.settings import Settings
+from orchestrator.web.job_schemas import MAX_TAG_LENGTH, MAX_TAGS
 
 
 class ModelVersionAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,14 +76,18 @@ class ModelPage(msgspec.Struct, frozen=True):
 class LimitsAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """Every limit by name. What goes beyond one is refused, with the limit in the error's sentence."""
 
-    max_upload_bytes: Annotated[int, Meta(examples=[8 * 1024**3])]
-    max_duration_s: float
-    max_frame_pixels: int
-    max_fps: float
-    max_frames: int
-    max_running_jobs: int
-    max_detections_per_frame: int
-    max_page_items: int
+    max_upload_bytes: Annotated[int, Meta(description="Of a video file.", examples=[8 * 1024**3])]
+    max_duration_s: Annotated[float, Meta(description="Of a video.")]
+    max_frame_pixels: Annotated[int, Meta(description="Width times height of a frame.")]
+    max_fps: Annotated[float, Meta(description="Frames a second of a video.")]
+    max_frames: Annotated[int, Meta(description="Frames of a video.")]
+    decoder_memory_bytes: Annotated[int, Meta(description="Address space of one decoder.")]
+    stall_timeout_s: Annotated[float, Meta(description="How long an open segment may be without a new batch.")]
+    max_running_jobs: Annotated[int, Meta(description="More wait in the queue.")]
+    max_detections_per_frame: Annotated[int, Meta(description="Largest `max_det` of a view.")]
+    max_tags: Annotated[int, Meta(description="Tags of a job.")]
+    max_tag_length: Annotated[int, Meta(description="Characters of a tag.")]
+    max_page_items: Annotated[int, Meta(description="Largest `limit` of a list.")]
     max_body_bytes: Annotated[int, Meta(description="Of every request that is no upload.")]
 
     @classmethod
@@ -94,8 +99,12 @@ class LimitsAnswer(msgspec.Struct, frozen=True, kw_only=True):
             max_frame_pixels=limits.max_frame_pixels,
             max_fps=limits.max_fps,
             max_frames=limits.max_frames,
+            decoder_memory_bytes=limits.decoder_memory_bytes,
+            stall_timeout_s=settings.work.stall_timeout_s,
             max_running_jobs=settings.work.max_running_jobs,
             max_detections_per_frame=MAX_CANDIDATES,
+            max_tags=MAX_TAGS,
+            max_tag_length=MAX_TAG_LENGTH,
             max_page_items=max_page_items,
             max_body_bytes=max_body_bytes,
         )

@@ -16,8 +16,12 @@ LIMITS: Final[Json] = {
     "max_frame_pixels": 33_177_600,
     "max_fps": 240.0,
     "max_frames": 10_000_000,
+    "decoder_memory_bytes": 4 * 1024**3,
+    "stall_timeout_s": 300.0,
     "max_running_jobs": 20,
     "max_detections_per_frame": 300,
+    "max_tags": 50,
+    "max_tag_length": 100,
     "max_page_items": 200,
     "max_body_bytes": 1_000_000,
 }
