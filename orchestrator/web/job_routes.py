@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Final, TypeAlias
 
-from litestar import Controller, Response, delete, get, post
+import msgspec
+from litestar import Controller, Request, Response, delete, get, post
+from litestar.connection import ASGIConnection
+from litestar.exceptions import ClientException
+from litestar.handlers import BaseRouteHandler
 from litestar.params import FromPath, HeaderParameter, JSONBody, QueryParameter
 from structlog.contextvars import bind_contextvars
 
@@ -15,6 +19,25 @@ from orchestrator.web.injected import JobsCase
 from orchestrator.web.job_schemas import JobAnswer, JobPage, SubmitJob
 from orchestrator.web.paging import DEFAULT_PAGE_ITEMS, OWNER, Cursor, Limit, words_of
 
+AnyConnection: TypeAlias = ASGIConnection[Any, Any, Any, Any]
+SOURCES_TO_COME: Final = frozenset({"url", "path"})
+
+
+async def check_body(connection: AnyConnection, _: BaseRouteHandler) -> None:
+    """Name what is to come, before the body is told to lack a `video_id`. Raises NotSupportedError, ClientException."""
+    if not isinstance(connection, Request):
+        return
+    try:
+        body = msgspec.json.decode(await connection.body())
+    except msgspec.MsgspecError:
+        return  # reading it for the handler tells what is wrong
+    except RecursionError as exc:
+        raise ClientException("the body is nested too deeply; a submit is one flat object with a `view`") from exc
+    if isinstance(body, dict) and SOURCES_TO_COME & body.keys():
+        raise NotSupportedError(
+            "sources by url or path are not supported yet; send the file to POST /v1/videos and give its video_id"
+        )
+
 
 class JobRoutes(Controller):
     path = "/v1/jobs"
@@ -24,6 +47,7 @@ class JobRoutes(Controller):
         operation_id="submitJob",
         summary="Submit a job",
         status_code=202,
+        guards=[check_body],
         responses=problems(400, 404, 413, 422, 503),
     )
     async def submit_job(

@@ -52,7 +52,7 @@ async def test_a_method_that_does_not_fit_names_those_that_do(process: WebProces
 
 async def test_a_body_that_is_no_json_is_malformed(process: WebProcess) -> None:
     async with api_over(process) as client:
-        for body in (b"{", b"\xff\xfe", b"nonsense"):
+        for body in (b"{", b"\xff\xfe", b"nonsense", b"[" * 99_999, b'{"view":' * 99_999):
             answer = await client.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
             assert problem_in(answer, status=400)["code"] == "request_malformed"
 

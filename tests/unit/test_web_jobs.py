@@ -171,8 +171,11 @@ REFUSED_SUBMITS = {
     "unknown_model": ({"model": "yolo99"}, 404, "model_not_found"),
     "odd_model": ({"model": "yolo11n:new"}, 422, "request_invalid"),
     "unknown_video": ({"video_id": "../../etc/passwd"}, 404, "video_not_found"),
-    "source_to_come": ({"url": "http://127.0.0.1/x.mp4"}, 422, "request_invalid"),
+    "source_to_come": ({"url": "http://127.0.0.1/x.mp4"}, 422, "not_supported"),
+    "unknown_member": ({"prioritty": 1}, 422, "request_invalid"),
     "wrong_type": ({"priority": "high"}, 422, "request_invalid"),
+    "too_many_tags": ({"tags": ["night"] * 51}, 422, "request_invalid"),
+    "too_long_a_tag": ({"tags": ["x" * 101]}, 422, "request_invalid"),
     "beyond_any_number": ({"every_nth": 10**30}, 422, "request_invalid"),
 }
 
@@ -195,6 +198,9 @@ async def test_what_is_to_come_is_refused_and_not_ignored() -> None:
             "/v1/jobs", json={"video_id": "vid_1", "model": "yolo11n"}, headers={"Idempotency-Key": "k"}
         )
         assert problem_in(again, status=422)["code"] == "not_supported"
+        for source in ({"url": "http://127.0.0.1/x.mp4"}, {"path": "/etc/passwd"}):
+            answer = await client.post("/v1/jobs", json={"model": "yolo11n", **source})
+            assert problem_in(answer, status=422)["code"] == "not_supported"
         assert problem_in(await client.post(f"/v1/jobs/{job_id}/retry"), status=404)["code"] == "not_found"
         validate = await client.post("/v1/jobs/validate", json={})
         assert problem_in(validate, status=405)["code"] == "method_not_allowed"
@@ -268,6 +274,8 @@ async def test_limits_are_plain_numbers_by_name() -> None:
     async with api_over(WebProcess(max_upload_bytes=12345)) as client:
         limits = (await client.get("/v1/limits")).json()
         assert limits["max_upload_bytes"] == 12345
+        assert (limits["max_tags"], limits["max_tag_length"]) == (50, 100)
+        assert min(limits["decoder_memory_bytes"], limits["stall_timeout_s"]) > 0
         assert all(isinstance(value, int | float) for value in limits.values())
 
 
