@@ -18,17 +18,19 @@ _ENCODER: Final = msgspec.json.Encoder()
 class FailedFrame(msgspec.Struct, frozen=True):
     """A sampled frame that gave no picture."""
 
-    frame_index: int
-    pts_ms: float
-    reason: Annotated[str, msgspec.Meta(examples=["decode_error"])]
+    frame_index: Annotated[int, msgspec.Meta(description="Number of the frame in the source, from 0.")]
+    pts_ms: Annotated[float, msgspec.Meta(description="Time since the first frame, in milliseconds.")]
+    reason: Annotated[str, msgspec.Meta(description="A code of docs/errors.md.", examples=["decode_error"])]
 
 
 class ResultDocument(ResultHead, frozen=True):
     """The JSON document, as `encode_json` writes it piece by piece."""
 
-    detections: list[Detection]
+    detections: Annotated[list[Detection], msgspec.Meta(description="In frame order, the best of a frame first.")]
     frame_count: Annotated[int, msgspec.Meta(description="Sampled frames that were looked through.", examples=[300])]
-    failed_frames: list[FailedFrame]
+    failed_frames: Annotated[
+        list[FailedFrame], msgspec.Meta(description="Sampled frames that gave no picture or no answer.")
+    ]
 
 
 class FrameLine(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -13,8 +13,8 @@ from orchestrator.results import ResultHeader
 class ModelName(msgspec.Struct, frozen=True):
     """One published model version."""
 
-    name: Annotated[str, msgspec.Meta(examples=["yolo11n"])]
-    version: Annotated[int, msgspec.Meta(examples=[1])]
+    name: Annotated[str, msgspec.Meta(description="As it was published.", examples=["yolo11n"])]
+    version: Annotated[int, msgspec.Meta(description="1 is the oldest.", examples=[1])]
     digest: Annotated[str, msgspec.Meta(description="SHA-256 of the served graph, hex.")]
 
     @classmethod
@@ -44,10 +44,12 @@ class ViewAnswer(msgspec.Struct, frozen=True):
 class SamplingAnswer(msgspec.Struct, frozen=True):
     """Which frames are inferred: every n-th, or `fps` a second; from start_s on, before end_s."""
 
-    every_nth: int
-    fps: float | None
-    start_s: float | None
-    end_s: float | None
+    every_nth: Annotated[int, msgspec.Meta(description="Frames 0, n, 2n, ...; 1 is every frame.")]
+    fps: Annotated[
+        float | None, msgspec.Meta(description="Frames a second, instead of `every_nth`; null where that counts.")
+    ]
+    start_s: Annotated[float | None, msgspec.Meta(description="From this second on; null: the beginning.")]
+    end_s: Annotated[float | None, msgspec.Meta(description="Before this second; null: the end.")]
 
     @classmethod
     def from_sampling(cls, sampling: Sampling) -> SamplingAnswer:
@@ -62,34 +64,34 @@ class SamplingAnswer(msgspec.Struct, frozen=True):
 class ResultVideo(msgspec.Struct, frozen=True):
     """The video in short; sizes are those of the upright frame."""
 
-    id: str
-    file_name: str
-    sha256: str
-    width_px: int
-    height_px: int
-    frame_count: int | None
-    fps: float | None
+    id: Annotated[str, msgspec.Meta(description="Of the video.")]
+    file_name: Annotated[str, msgspec.Meta(description="What the client called it.")]
+    sha256: Annotated[str, msgspec.Meta(description="Of the content, hex.")]
+    width_px: Annotated[int, msgspec.Meta(description="Of the upright frame.")]
+    height_px: Annotated[int, msgspec.Meta(description="Of the upright frame.")]
+    frame_count: Annotated[int | None, msgspec.Meta(description="Counted; null until the video is indexed.")]
+    fps: Annotated[float | None, msgspec.Meta(description="Before the video is indexed: what the header says.")]
 
 
 class ResultHead(msgspec.Struct, frozen=True):
     """First line of ndjson, first members of the JSON document, metadata of the Parquet file."""
 
-    job_id: str
-    state: Annotated[str, msgspec.Meta(examples=["succeeded"])]
-    model: ModelName
-    video: ResultVideo
-    sampling: SamplingAnswer
-    view: ViewAnswer
+    job_id: Annotated[str, msgspec.Meta(description="The job that was asked.")]
+    state: Annotated[str, msgspec.Meta(description="Of the job, when the answer began.", examples=["succeeded"])]
+    model: Annotated[ModelName, msgspec.Meta(description="The version that looked.")]
+    video: Annotated[ResultVideo, msgspec.Meta(description="The video in short.")]
+    sampling: Annotated[SamplingAnswer, msgspec.Meta(description="Which frames were inferred.")]
+    view: Annotated[ViewAnswer, msgspec.Meta(description="The view that was applied.")]
     is_second_suppression: Annotated[
         bool, msgspec.Meta(description="True where `view.iou` is stricter than the one the boxes were stored with.")
     ]
-    class_names: list[str]
+    class_names: Annotated[list[str], msgspec.Meta(description="In the order of their ids.")]
     complete_through_frame: Annotated[
         int | None, msgspec.Meta(description="Every sampled frame up to this one is in the result; null: none yet.")
     ]
     is_complete: Annotated[bool, msgspec.Meta(description="False while the job works, and for one that ended early.")]
     warnings: Annotated[list[str], msgspec.Meta(description="Codes of missing or suspect frames.")]
-    notes: list[str]
+    notes: Annotated[list[str], msgspec.Meta(description="Codes of other remarks.")]
 
     @classmethod
     def from_header(cls, header: ResultHeader) -> ResultHead:

@@ -26,9 +26,11 @@ class Detection(msgspec.Struct, frozen=True, gc=False):
     pts_ms: Annotated[
         float, msgspec.Meta(description="Time since the first frame, in milliseconds.", examples=[4004.0])
     ]
-    class_id: Annotated[int, msgspec.Meta(examples=[2])]
-    class_name: Annotated[str, msgspec.Meta(examples=["car"])]
-    confidence: Annotated[float, msgspec.Meta(ge=0, le=1, examples=[0.91234])]
+    class_id: Annotated[int, msgspec.Meta(description="Position of the class in `class_names`.", examples=[2])]
+    class_name: Annotated[str, msgspec.Meta(description="As the model names it.", examples=["car"])]
+    confidence: Annotated[
+        float, msgspec.Meta(description="Of the box in its best class.", ge=0, le=1, examples=[0.91234])
+    ]
     xyxy: Annotated[
         tuple[float, float, float, float],
         msgspec.Meta(description="Left, top, right, bottom, in pixels.", examples=[[101.5, 40.25, 310.0, 222.75]]),

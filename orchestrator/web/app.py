@@ -18,6 +18,7 @@ from orchestrator.web.openapi import build_openapi_config
 from orchestrator.web.operation_routes import MAX_BODY_BYTES, get_health, get_limits, get_metrics, get_readiness
 from orchestrator.web.query_check import QueryCheck
 from orchestrator.web.result_routes import ResultRoutes
+from orchestrator.web.struct_schemas import StructSchemas
 from orchestrator.web.video_routes import video_routes
 
 
@@ -48,6 +49,7 @@ def build_app(services: Services) -> Litestar:
         before_request=before_request,
         request_max_body_size=MAX_BODY_BYTES,
         openapi_config=build_openapi_config(),
+        plugins=[StructSchemas()],
         logging_config=None,
         debug=False,
         pdb_on_exception=False,

@@ -86,21 +86,27 @@ SENTENCE_BY_STATUS: Final[Mapping[int, str]] = {
 class FieldProblem(msgspec.Struct, frozen=True):
     """One thing wrong with a parameter or a member of the body."""
 
-    field: str
-    message: str
+    field: Annotated[str, Meta(description="Name of the parameter, or path of the member.")]
+    message: Annotated[str, Meta(description="What is wrong with it.")]
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An error answer (RFC 9457). Decide by `code`; `detail` is a sentence for people."""
 
-    type: Annotated[str, Meta(examples=["urn:trireel:error:job_not_found"])]
-    title: Annotated[str, Meta(examples=["Job not found"])]
-    status: Annotated[int, Meta(examples=[404])]
-    detail: Annotated[str, Meta(examples=["there is no job 9a0d1c2e; GET /v1/jobs lists those there are"])]
+    type: Annotated[str, Meta(description="The code as a URN.", examples=["urn:trireel:error:job_not_found"])]
+    title: Annotated[str, Meta(description="The code in words.", examples=["Job not found"])]
+    status: Annotated[int, Meta(description="The HTTP status again.", examples=[404])]
+    detail: Annotated[
+        str,
+        Meta(
+            description="What went wrong and what to do, for people.",
+            examples=["there is no job 9a0d1c2e; GET /v1/jobs lists those there are"],
+        ),
+    ]
     code: Annotated[str, Meta(description="Stable; docs/errors.md lists all.", examples=["job_not_found"])]
     retryable: Annotated[bool, Meta(description="Whether the same request may work later.")]
     instance: Annotated[str, Meta(description="The path asked for.", examples=["/v1/jobs/9a0d1c2e"])]
-    job_id: str | None = None
+    job_id: Annotated[str | None, Meta(description="The job asked for, if one was.")] = None
     errors: Annotated[list[FieldProblem], Meta(description="What is wrong, field by field.")] = []
     error_id: Annotated[str | None, Meta(description="With internal_error: what to look for in the log.")] = None
 

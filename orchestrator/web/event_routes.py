@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Annotated, TypeAlias
 
 from litestar import Controller, get
-from litestar.params import FromPath, HeaderParameter, QueryParameter
+from litestar.params import HeaderParameter, QueryParameter
 from litestar.response.base import ASGIResponse
 
 from orchestrator.web.error_map import problems
 from orchestrator.web.injected import AllServices
-from orchestrator.web.openapi import STREAM_BODIES
+from orchestrator.web.openapi import ALL_TOLD, STREAM_BODIES
+from orchestrator.web.path_parameters import JobId
 from orchestrator.web.sse import event_stream, last_event_id_of
 
 LastEventHeader: TypeAlias = Annotated[
@@ -30,11 +31,11 @@ class EventRoutes(Controller):
         "/jobs/{job_id:str}/events",
         operation_id="followJob",
         summary="Follow a job",
-        responses={**problems(400, 404, 422), **STREAM_BODIES},
+        responses={**problems(400, 404, 422), **STREAM_BODIES, **ALL_TOLD},
     )
     async def follow_job(
         self,
-        job_id: FromPath[str],
+        job_id: JobId,
         services: AllServices,
         last_event_header: LastEventHeader = None,
         last_event_id: LastEventQuery = None,

@@ -9,7 +9,7 @@ from litestar import Controller, Request, Response, delete, get, post
 from litestar.connection import ASGIConnection
 from litestar.exceptions import ClientException
 from litestar.handlers import BaseRouteHandler
-from litestar.params import FromPath, HeaderParameter, JSONBody, QueryParameter
+from litestar.params import HeaderParameter, JSONBody, QueryParameter
 from structlog.contextvars import bind_contextvars
 
 from orchestrator.core.states import JobState
@@ -18,6 +18,7 @@ from orchestrator.web.error_map import problems
 from orchestrator.web.injected import JobsCase
 from orchestrator.web.job_schemas import JobAnswer, JobPage, SubmitJob
 from orchestrator.web.paging import DEFAULT_PAGE_ITEMS, OWNER, Cursor, Limit, words_of
+from orchestrator.web.path_parameters import JobId
 
 AnyConnection: TypeAlias = ASGIConnection[Any, Any, Any, Any]
 SOURCES_TO_COME: Final = frozenset({"url", "path"})
@@ -88,7 +89,7 @@ class JobRoutes(Controller):
         return JobPage([JobAnswer.from_snapshot(snapshot) for snapshot in page.items], page.next_cursor)
 
     @get("/{job_id:str}", operation_id="getJob", summary="One job", responses=problems(400, 404))
-    async def get_job(self, job_id: FromPath[str], jobs: JobsCase) -> JobAnswer:
+    async def get_job(self, job_id: JobId, jobs: JobsCase) -> JobAnswer:
         """Its state, progress and ledger; 200 also for a failed job."""
         return JobAnswer.from_snapshot(await jobs.snapshot(job_id))
 
@@ -99,12 +100,12 @@ class JobRoutes(Controller):
         status_code=200,
         responses=problems(400, 404),
     )
-    async def cancel_job(self, job_id: FromPath[str], jobs: JobsCase) -> JobAnswer:
+    async def cancel_job(self, job_id: JobId, jobs: JobsCase) -> JobAnswer:
         """Legal in every state, and twice. What is committed stays; a run that another job wants goes on."""
         return JobAnswer.from_snapshot(await jobs.cancel(job_id))
 
     @delete("/{job_id:str}", operation_id="deleteJob", summary="Delete a job", responses=problems(400, 404))
-    async def delete_job(self, job_id: FromPath[str], jobs: JobsCase) -> None:
+    async def delete_job(self, job_id: JobId, jobs: JobsCase) -> None:
         """Legal in every state. Its rows, and files that no other job uses, are gone afterwards."""
         await jobs.remove(job_id)
 

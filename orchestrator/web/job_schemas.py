@@ -37,13 +37,13 @@ class ViewBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class SubmitJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A request for detections. Only `video_id` and `model` are needed."""
 
-    video_id: Annotated[str, Meta(max_length=64, examples=[VIDEO_ID])]
+    video_id: Annotated[str, Meta(description="An uploaded video.", max_length=64, examples=[VIDEO_ID])]
     model: Annotated[str, Meta(max_length=200, description="`name` is its newest version.", examples=["yolo11n:2"])]
     every_nth: Annotated[Count | None, Meta(description="Frames 0, n, 2n, ...; all if left out.")] = None
     fps: Annotated[float | None, Meta(description="Frames a second, instead of `every_nth`.")] = None
     start_s: Annotated[Seconds | None, Meta(description="From this second of the video on.")] = None
     end_s: Annotated[Seconds | None, Meta(description="Before this second of the video.")] = None
-    view: ViewBody = msgspec.field(default_factory=ViewBody)
+    view: Annotated[ViewBody, Meta(description="Which boxes the job shows.")] = msgspec.field(default_factory=ViewBody)
     priority: Annotated[int, Meta(description="1 to 100: share of the work against other jobs.")] = 50
     timeout_s: Annotated[Seconds | None, Meta(description="Fail the job when it runs longer.")] = None
     tags: Annotated[
@@ -75,30 +75,30 @@ class SubmitJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 class JobParams(SamplingAnswer, frozen=True):
     """What was asked for, with defaults filled in."""
 
-    view: ViewAnswer
-    priority: int
-    timeout_s: float | None
-    tags: list[str]
+    view: Annotated[ViewAnswer, Meta(description="Which boxes the job shows.")]
+    priority: Annotated[int, Meta(description="1 to 100: share of the work against other jobs.")]
+    timeout_s: Annotated[float | None, Meta(description="Null: however long it takes.")]
+    tags: Annotated[list[str], Meta(description="As submitted.")]
 
 
 class ProgressAnswer(msgspec.Struct, frozen=True):
     """How far the run is."""
 
     percent: Annotated[float, Meta(description="Rounded down; 100 is told when it is true.", examples=[42.5])]
-    frames_done: Annotated[int, Meta(examples=[425])]
+    frames_done: Annotated[int, Meta(description="Sampled frames whose fate is known.", examples=[425])]
     frames_total: Annotated[int | None, Meta(description="Null until the run is planned.", examples=[1000])]
     fps: Annotated[float | None, Meta(description="Inferred frames a second, lately.", examples=[31.4])]
     realtime_factor: Annotated[float | None, Meta(description="Seconds of video a second.", examples=[1.05])]
-    eta_s: Annotated[float | None, Meta(examples=[18.3])]
+    eta_s: Annotated[float | None, Meta(description="Seconds to go; null while unknown.", examples=[18.3])]
 
 
 class LedgerAnswer(msgspec.Struct, frozen=True):
     """Where every frame went: planned = inferred + failed once the job is over; skipped ones were not sampled."""
 
-    planned: int
-    inferred: int
-    failed: int
-    skipped: int
+    planned: Annotated[int, Meta(description="Frames that were sampled.")]
+    inferred: Annotated[int, Meta(description="Frames that the model saw.")]
+    failed: Annotated[int, Meta(description="Sampled frames that gave no picture or no answer.")]
+    skipped: Annotated[int, Meta(description="Frames of the video that were not sampled.")]
     reasons: Annotated[dict[str, int], Meta(description="Failed frames by reason.", examples=[{"decode_error": 2}])]
 
 
@@ -116,28 +116,28 @@ class TimingsAnswer(msgspec.Struct, frozen=True):
 class JobAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """A job and the state of its run."""
 
-    id: Annotated[str, Meta(examples=[JOB_ID])]
+    id: Annotated[str, Meta(description="What all other calls name.", examples=[JOB_ID])]
     state: Annotated[
         str, Meta(description="queued, running, cancelling, succeeded, failed or cancelled.", examples=["running"])
     ]
-    is_terminal: bool
+    is_terminal: Annotated[bool, Meta(description="Whether the state is the last one.")]
     stage: Annotated[
         str, Meta(description="queued, indexing, planning, inferring, finalizing or done.", examples=["inferring"])
     ]
     state_reason: Annotated[str | None, Meta(description="The code of `error`, or of what the job waits for just now.")]
     queue_position: Annotated[int | None, Meta(description="1 is next; null unless queued.")]
-    video: VideoAnswer
-    model: ModelName
-    params: JobParams
-    progress: ProgressAnswer
-    ledger: LedgerAnswer
-    timings_s: TimingsAnswer
-    error: FailureAnswer | None
+    video: Annotated[VideoAnswer, Meta(description="The video it looks into.")]
+    model: Annotated[ModelName, Meta(description="The version that looks.")]
+    params: Annotated[JobParams, Meta(description="What was asked for.")]
+    progress: Annotated[ProgressAnswer, Meta(description="How far the run is.")]
+    ledger: Annotated[LedgerAnswer, Meta(description="Where every frame went.")]
+    timings_s: Annotated[TimingsAnswer, Meta(description="Seconds by stage.")]
+    error: Annotated[FailureAnswer | None, Meta(description="Why it failed.")]
     warnings: Annotated[list[str], Meta(description="Codes of missing or suspect frames.")]
     notes: Annotated[list[str], Meta(description="Codes of other remarks.")]
-    created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
+    created_at: Annotated[datetime, Meta(description="When it was submitted, UTC.")]
+    started_at: Annotated[datetime | None, Meta(description="When its turn came, UTC.")]
+    finished_at: Annotated[datetime | None, Meta(description="When it ended, UTC.")]
 
     @classmethod
     def from_snapshot(cls, snapshot: JobSnapshot) -> JobAnswer:
@@ -175,7 +175,7 @@ class JobAnswer(msgspec.Struct, frozen=True, kw_only=True):
 class JobPage(msgspec.Struct, frozen=True):
     """Newest first."""
 
-    items: list[JobAnswer]
+    items: Annotated[list[JobAnswer], Meta(description="At most `limit` jobs.")]
     next_cursor: Annotated[str | None, Meta(description="Give it as `cursor` for the next page; null on the last.")]
 
 

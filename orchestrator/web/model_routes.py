@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from litestar import Controller, get, post
-from litestar.params import FromPath
 
 from orchestrator.bootstrap import Services
 from orchestrator.errors import ModelNotFoundError
 from orchestrator.web.error_map import problems
 from orchestrator.web.injected import AllServices
 from orchestrator.web.model_schemas import ModelAnswer, ModelPage, ModelVersionAnswer
+from orchestrator.web.path_parameters import ModelId
 
 
 class ModelRoutes(Controller):
@@ -22,7 +22,7 @@ class ModelRoutes(Controller):
         return ModelPage.from_statuses(await services.catalogue.list())
 
     @get("/{name:str}", operation_id="getModel", summary="One model", responses=problems(400, 404, 503))
-    async def get_model(self, name: FromPath[str], services: AllServices) -> ModelAnswer:
+    async def get_model(self, name: ModelId, services: AllServices) -> ModelAnswer:
         """Its versions, each with the certificate that it agrees with its source network."""
         return await _model_named(name, services)
 
@@ -33,7 +33,7 @@ class ModelRoutes(Controller):
         status_code=200,
         responses=problems(400, 404, 502, 503),
     )
-    async def load_model(self, name: FromPath[str], services: AllServices) -> ModelAnswer:
+    async def load_model(self, name: ModelId, services: AllServices) -> ModelAnswer:
         """Have Triton read the model's folder again: new versions are served afterwards, without a restart."""
         await services.load_model(name)
         return await _model_named(name, services)

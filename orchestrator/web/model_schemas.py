@@ -18,15 +18,15 @@ from orchestrator.web.job_schemas import MAX_TAG_LENGTH, MAX_TAGS
 class ModelVersionAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """One version as Triton sees it. What it tells of itself is null while it is not ready."""
 
-    version: Annotated[int, Meta(examples=[1])]
-    is_ready: bool
+    version: Annotated[int, Meta(description="1 is the oldest.", examples=[1])]
+    is_ready: Annotated[bool, Meta(description="Whether Triton serves it.")]
     reason: Annotated[str, Meta(description="Why it is not ready.")]
     digest: Annotated[str | None, Meta(description="SHA-256 of the served graph, hex.")]
-    class_names: list[str]
+    class_names: Annotated[list[str], Meta(description="In the order of their ids.")]
     imgsz: Annotated[int | None, Meta(description="Longest side of the model's input, in pixels.", examples=[640])]
     floor: Annotated[float | None, Meta(description="Boxes under this confidence are not stored.", examples=[0.05])]
     iou: Annotated[float | None, Meta(description="Boxes were suppressed at this IoU.", examples=[0.7])]
-    precision: Annotated[str | None, Meta(examples=["fp32"])]
+    precision: Annotated[str | None, Meta(description="Of the served graph.", examples=["fp32"])]
     certificate: Annotated[str | None, Meta(description="passed, or weak.", examples=["passed"])]
     certificate_report: Annotated[
         dict[str, object] | None, Meta(description="The whole certificate; only where one model is asked for.")
@@ -53,14 +53,14 @@ class ModelVersionAnswer(msgspec.Struct, frozen=True, kw_only=True):
 class ModelAnswer(msgspec.Struct, frozen=True):
     """A published model."""
 
-    name: Annotated[str, Meta(examples=["yolo11n"])]
-    versions: list[ModelVersionAnswer]
+    name: Annotated[str, Meta(description="What a submit names.", examples=["yolo11n"])]
+    versions: Annotated[list[ModelVersionAnswer], Meta(description="Oldest first.")]
 
 
 class ModelPage(msgspec.Struct, frozen=True):
     """All models, by name."""
 
-    items: list[ModelAnswer]
+    items: Annotated[list[ModelAnswer], Meta(description="Every model.")]
 
     @classmethod
     def from_statuses(cls, statuses: Iterable[ModelStatus]) -> ModelPage:
@@ -113,15 +113,17 @@ class LimitsAnswer(msgspec.Struct, frozen=True, kw_only=True):
 class HealthAnswer(msgspec.Struct, frozen=True):
     """The process answers."""
 
-    status: Annotated[str, Meta(examples=["ok"])]
+    status: Annotated[str, Meta(description="Always ok.", examples=["ok"])]
 
 
 class ReadinessAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """Whether jobs can be worked on now."""
 
-    is_ready: bool
+    is_ready: Annotated[bool, Meta(description="Whether jobs can be worked on.")]
     reasons: Annotated[list[str], Meta(description="What is missing.")]
     transport: Annotated[str, Meta(description="How frames reach Triton.", examples=["shm"])]
     transport_reason: Annotated[str, Meta(description="Why this one.")]
     triton_url: Annotated[str, Meta(description="gRPC endpoint.", examples=["127.0.0.1:8001"])]
-    triton_metrics_url: Annotated[str, Meta(examples=["http://127.0.0.1:8002/metrics"])]
+    triton_metrics_url: Annotated[
+        str, Meta(description="Triton's own Prometheus endpoint.", examples=["http://127.0.0.1:8002/metrics"])
+    ]

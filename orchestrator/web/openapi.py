@@ -21,12 +21,15 @@ from litestar.openapi.spec import (
 
 from orchestrator.formats.format_table import FORMATS
 from orchestrator.formats.json_text import ResultDocument
-from orchestrator.web.sse import EVENT_STREAM_TYPE
+from orchestrator.web.examples import EVENTS
+from orchestrator.web.sse import EVENT_STREAM_TYPE, OPENING, encode_event
 from orchestrator.web.uploads import FORM_TYPE
 
 # Of the API, not of the package: it changes when /v1 does.
 API_VERSION: Final = "1"
-BINARY: Final = Schema(type=OpenAPIType.STRING, content_media_type="application/octet-stream")
+BINARY: Final = Schema(
+    type=OpenAPIType.STRING, content_media_type="application/octet-stream", description="The bytes of a file."
+)
 
 UPLOAD_BODY: Final = RequestBody(
     required=True,
@@ -40,16 +43,14 @@ UPLOAD_BODY: Final = RequestBody(
     },
 )
 
-EVENTS_EXAMPLE: Final = """retry: 2000
-
-id: 41
-event: segment
-data: {"segment":3,"first_frame":72,"last_frame":135,"frames":64,"candidates":310}
-
-event: progress
-data: {"job_id":"9a0d1c2e","percent":42.5,"frames_done":425,"frames_total":1000}
-
-"""
+EVENTS_EXAMPLE: Final = (OPENING + b"".join(map(encode_event, EVENTS))).decode()
+ALL_TOLD: Final = {
+    204: ResponseSpec(
+        None,
+        generate_examples=False,
+        description="The job is over, and `done` was the last event seen: do not reconnect.",
+    )
+}
 STREAM_BODIES: Final = {
     200: ResponseSpec(
         str,

@@ -7,7 +7,7 @@ from typing import Annotated, Final, TypeAlias
 
 from litestar import Controller, get
 from litestar.di import NamedDependency, Provide
-from litestar.params import FromPath, QueryParameter, SkipValidation
+from litestar.params import QueryParameter, SkipValidation
 from litestar.response.base import ASGIResponse
 
 from orchestrator.formats.format_table import FORMATS, Format, format_named
@@ -16,6 +16,7 @@ from orchestrator.web.error_map import problems
 from orchestrator.web.injected import ResultsCase
 from orchestrator.web.openapi import DETECTION_BODIES, DetectionsOperation
 from orchestrator.web.paging import words_of
+from orchestrator.web.path_parameters import JobId
 from orchestrator.web.schemas import TimelineAnswer
 from orchestrator.web.streaming import ByteStream, iterating
 
@@ -60,7 +61,7 @@ class ResultRoutes(Controller):
     )
     async def get_detections(
         self,
-        job_id: FromPath[str],
+        job_id: JobId,
         results: ResultsCase,
         view: View,
         format_name: Annotated[
@@ -87,7 +88,7 @@ class ResultRoutes(Controller):
     @get("/timeline", operation_id="getTimeline", summary="Counts over time", responses=problems(400, 404, 422))
     async def get_timeline(
         self,
-        job_id: FromPath[str],
+        job_id: JobId,
         results: ResultsCase,
         view: View,
         bucket_s: Annotated[float, QueryParameter(description="Seconds of video a bucket.")] = DEFAULT_BUCKET_S,

@@ -20,7 +20,13 @@ class FailureAnswer(msgspec.Struct, frozen=True):
     """Why something failed, and what to do about it."""
 
     code: Annotated[str, Meta(description="Stable; see docs/errors.md.", examples=["video_unreadable"])]
-    message: Annotated[str, Meta(examples=["no demuxer opens this file; upload a video"])]
+    message: Annotated[
+        str,
+        Meta(
+            description="What went wrong and what to do, for people.",
+            examples=["no demuxer opens this file; upload a video"],
+        ),
+    ]
 
     @classmethod
     def from_failure(cls, failure: Failure | None) -> FailureAnswer | None:
@@ -30,16 +36,20 @@ class FailureAnswer(msgspec.Struct, frozen=True):
 class VideoAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """An uploaded video. What comes from the index is null until `index_state` is `ready`."""
 
-    id: Annotated[str, Meta(examples=[VIDEO_ID])]
+    id: Annotated[str, Meta(description="What a submit names.", examples=[VIDEO_ID])]
     file_name: Annotated[str, Meta(description="What the client called it.", examples=["crossing.mp4"])]
     sha256: Annotated[str, Meta(description="Of the content, hex.", examples=[SHA256])]
-    size_bytes: Annotated[int, Meta(examples=[1_048_576])]
-    container: Annotated[str, Meta(examples=["mov,mp4,m4a,3gp,3g2,mj2"])]
-    codec: Annotated[str, Meta(examples=["h264"])]
+    size_bytes: Annotated[int, Meta(description="Of the file.", examples=[1_048_576])]
+    container: Annotated[
+        str, Meta(description="Formats of the demuxer that opened it.", examples=["mov,mp4,m4a,3gp,3g2,mj2"])
+    ]
+    codec: Annotated[str, Meta(description="Of the video stream.", examples=["h264"])]
     width_px: Annotated[int, Meta(description="Of the upright frame.", examples=[1920])]
     height_px: Annotated[int, Meta(description="Of the upright frame.", examples=[1080])]
     rotation_deg: Annotated[int, Meta(description="Clockwise, as the file asks for.", examples=[0])]
-    is_mirrored: bool
+    is_mirrored: Annotated[
+        bool, Meta(description="Whether the file asks for a mirrored picture; it was upright before inference.")
+    ]
     duration_s: Annotated[float | None, Meta(description="Before the index is made: what the header says.")]
     frame_count: Annotated[int | None, Meta(description="Counted, not taken from the header.", examples=[300])]
     fps: Annotated[float | None, Meta(description="Before the index is made: what the header says.", examples=[29.97])]
@@ -48,7 +58,7 @@ class VideoAnswer(msgspec.Struct, frozen=True, kw_only=True):
     warnings: Annotated[list[str], Meta(description="Codes of missing or suspect frames.")]
     notes: Annotated[list[str], Meta(description="Codes of other remarks.")]
     error: Annotated[FailureAnswer | None, Meta(description="Why there is no index.")]
-    created_at: datetime
+    created_at: Annotated[datetime, Meta(description="When the upload was whole, UTC.")]
 
     @classmethod
     def from_video(cls, video: Video) -> VideoAnswer:
@@ -79,28 +89,32 @@ class VideoAnswer(msgspec.Struct, frozen=True, kw_only=True):
 class VideoPage(msgspec.Struct, frozen=True):
     """Newest first."""
 
-    items: list[VideoAnswer]
+    items: Annotated[list[VideoAnswer], Meta(description="At most `limit` videos.")]
     next_cursor: Annotated[str | None, Meta(description="Give it as `cursor` for the next page; null on the last.")]
 
 
 class BucketAnswer(msgspec.Struct, frozen=True):
     """Detections by class name in [start_s, start_s + bucket_s)."""
 
-    start_s: float
+    start_s: Annotated[float, Meta(description="Since the first frame of the video.")]
     frames: Annotated[int, Meta(description="Sampled frames in the bucket so far.")]
-    counts: Annotated[dict[str, int], Meta(examples=[{"car": 12, "person": 0}])]
+    counts: Annotated[
+        dict[str, int], Meta(description="Detections by class name.", examples=[{"car": 12, "person": 0}])
+    ]
 
 
 class TimelineAnswer(msgspec.Struct, frozen=True):
     """Detections over time, under a view."""
 
-    job_id: str
-    bucket_s: float
-    view: ViewAnswer
-    classes: list[str]
-    buckets: list[BucketAnswer]
-    complete_through_frame: int | None
-    is_complete: bool
+    job_id: Annotated[str, Meta(description="The job that was asked.")]
+    bucket_s: Annotated[float, Meta(description="Length of a bucket.")]
+    view: Annotated[ViewAnswer, Meta(description="The view that was counted under.")]
+    classes: Annotated[list[str], Meta(description="Names of the classes counted.")]
+    buckets: Annotated[list[BucketAnswer], Meta(description="In order of time, without gaps.")]
+    complete_through_frame: Annotated[
+        int | None, Meta(description="Every sampled frame up to this one is counted; null: none yet.")
+    ]
+    is_complete: Annotated[bool, Meta(description="Whether the run is done.")]
 
     @classmethod
     def from_timeline(cls, header: ResultHeader, timeline: Timeline) -> TimelineAnswer:

@@ -6,13 +6,14 @@ from contextlib import aclosing
 from typing import Annotated, Any
 
 from litestar import Request, Response, Router, delete, get, post
-from litestar.params import FromPath, QueryParameter
+from litestar.params import QueryParameter
 from structlog.contextvars import bind_contextvars
 
 from orchestrator.web.error_map import problems
 from orchestrator.web.injected import VideosCase
 from orchestrator.web.openapi import UploadOperation
 from orchestrator.web.paging import DEFAULT_PAGE_ITEMS, OWNER, Cursor, Limit
+from orchestrator.web.path_parameters import VideoId
 from orchestrator.web.schemas import VideoAnswer, VideoPage
 from orchestrator.web.uploads import FORM_OVERHEAD_BYTES, open_upload
 
@@ -57,12 +58,12 @@ async def list_videos(videos: VideosCase, limit: Limit = DEFAULT_PAGE_ITEMS, cur
 
 
 @get("/{video_id:str}", operation_id="getVideo", summary="One video", responses=problems(400, 404))
-async def get_video(video_id: FromPath[str], videos: VideosCase) -> VideoAnswer:
+async def get_video(video_id: VideoId, videos: VideosCase) -> VideoAnswer:
     """What is known of it; frames are counted soon after the upload."""
     return VideoAnswer.from_video(await videos.get(video_id))
 
 
 @delete("/{video_id:str}", operation_id="deleteVideo", summary="Delete a video", responses=problems(400, 404, 409))
-async def delete_video(video_id: FromPath[str], videos: VideosCase) -> None:
+async def delete_video(video_id: VideoId, videos: VideosCase) -> None:
     """Rows and files are gone afterwards. Refused while a job needs it."""
     await videos.remove(video_id)

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
+import msgspec
 import pytest
 from litestar.routes import HTTPRoute, WebSocketRoute
 
+from orchestrator.client.answers import EVENT_BODIES
+from orchestrator.client.event_stream import EventStreamParser
 from orchestrator.formats.format_table import FORMATS
+from orchestrator.formats.json_text import ResultDocument
+from orchestrator.web.error_map import Problem
+from orchestrator.web.examples import EXAMPLES
+from orchestrator.web.job_schemas import JobAnswer, SubmitJob
+from orchestrator.web.openapi import EVENTS_EXAMPLE
+from orchestrator.web.schemas import VideoAnswer
 from tests.support.api import api_over
 from tests.support.needs import ROOT
 from tests.support.web_process import WebProcess
@@ -70,7 +80,41 @@ async def test_the_document_tells_what_signatures_do_not(process: WebProcess) ->
     assert set(upload) == {"application/octet-stream", "video/*", "multipart/form-data"}
     detections = paths["/v1/jobs/{job_id}/detections"]["get"]["responses"]["200"]["content"]
     assert set(detections) == {known.media_type for known in FORMATS.values()}
-    assert set(paths["/v1/jobs/{job_id}/events"]["get"]["responses"]["200"]["content"]) == {"text/event-stream"}
+    events = paths["/v1/jobs/{job_id}/events"]["get"]["responses"]
+    assert set(events["200"]["content"]) == {"text/event-stream"}
+    assert "do not reconnect" in events["204"]["description"]
+
+
+async def test_every_operation_parameter_schema_and_property_is_described(process: WebProcess) -> None:
+    told = await document(process)
+    bare = []
+    for path, operations in told["paths"].items():
+        for method, operation in operations.items():
+            for part in (operation, *operation.get("parameters", []), *operation["responses"].values()):
+                if not part.get("description"):
+                    bare.append(f"{method} {path} {part.get('name', '')}")
+    for name, schema in told["components"]["schemas"].items():
+        fields = {name: schema, **{f"{name}.{key}": field for key, field in schema.get("properties", {}).items()}}
+        bare += [key for key, field in fields.items() if not field.get("description")]
+    assert bare == []
+
+
+async def test_the_main_bodies_have_an_example_of_all_that_is_not_null(process: WebProcess) -> None:
+    schemas = (await document(process))["components"]["schemas"]
+    for struct in (SubmitJob, VideoAnswer, JobAnswer, ResultDocument, Problem):
+        [example] = schemas[struct.__name__]["examples"]
+        assert set(example) == {name for name, value in EXAMPLES[struct].items() if value is not None}
+
+
+def test_the_example_of_a_stream_is_what_a_client_reads() -> None:
+    parser = EventStreamParser()
+    events = list(parser.feed(EVENTS_EXAMPLE.encode()))
+    assert {event.kind for event in events} == set(EVENT_BODIES)
+    for event in events:
+        body, body_type = json.loads(event.data), EVENT_BODIES[event.kind]
+        msgspec.convert(body, body_type)
+        left_out = {field.encode_name for field in msgspec.structs.fields(body_type)} - set(body)
+        assert left_out <= {"reason", "detections"}
 
 
 async def test_the_document_describes_what_answers_hold_with_examples(process: WebProcess) -> None:
