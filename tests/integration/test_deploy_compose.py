@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 import yaml
 
-from orchestrator.bootstrap import SLOT_IMGSZ, SLOTS_A_DECODER
+from orchestrator.bootstrap import SLOTS_A_DECODER, USUAL_IMGSZ
 from orchestrator.core.contract import FRAME_CHANNELS
 from orchestrator.settings import DEFAULTS, load_settings
 from tests.support.compose import (
@@ -145,7 +145,7 @@ def test_triton_and_the_orchestrator_share_memory_of_a_third() -> None:
 def test_shared_memory_holds_all_slots_with_room_to_spare(profile: str) -> None:
     environment = environment_of(SERVICES["orchestrator"], {**dot_env(), "COMPOSE_PROFILES": profile})
     work = load_settings(environment, cores=4).work
-    slots_bytes = work.decoders * SLOTS_A_DECODER * work.batch_frames * SLOT_IMGSZ**2 * FRAME_CHANNELS
+    slots_bytes = work.decoders * SLOTS_A_DECODER * work.batch_frames * USUAL_IMGSZ**2 * FRAME_CHANNELS
     assert slots_bytes < int(SERVICES["ipc"]["shm_size"].removesuffix("gb")) * GIB / 2
 
 
