@@ -192,11 +192,12 @@ def test_every_error_has_a_status_that_fits_its_kind(cls: type[TrireelError]) ->
         assert status >= 500
 
 
-def test_the_errors_page_lists_every_code_of_the_tree_and_of_the_web_layer() -> None:
+def test_the_errors_page_lists_every_code_of_the_tree_the_web_layer_and_the_commands() -> None:
     page = (ROOT / "docs" / "errors.md").read_text()
     listed = {line.split("`")[1] for line in page.splitlines() if line.startswith("| `")}
     of_the_web = {"request_malformed", "method_not_allowed", "body_too_large"}
-    assert listed == {cls.code for cls in OF_THE_TREE} | of_the_web
+    of_the_commands = {"usage_invalid", "os_error", "job_cancelled", "interrupted"}
+    assert listed == {cls.code for cls in OF_THE_TREE} | of_the_web | of_the_commands
 
 
 def test_the_errors_page_tells_the_statuses_of_the_table() -> None:
