@@ -17,6 +17,7 @@ from orchestrator.errors import SettingsError, StorageError
 from orchestrator.settings import StorageSettings
 from orchestrator.storage.failures import database_errors
 from orchestrator.storage.schema import upgrade_schema
+from orchestrator.storage.uninterrupted import Transactions
 
 BUSY_TIMEOUT_S: Final = 10.0
 # Kept open and waited for in order: with SQLite each is a thread, too dear to be made for one page.
@@ -47,6 +48,7 @@ class Database:
         self._engine = engine
         self._writing_engine = engine.execution_options(**{WRITES: True})
         self._turn = asyncio.Lock()
+        self.transactions = Transactions()
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
@@ -74,7 +76,10 @@ async def open_database(settings: StorageSettings) -> AsyncIterator[Database]:
         database = Database(engine)
         async with database.write() as connection:
             await connection.run_sync(upgrade_schema)
-        yield database
+        try:
+            yield database
+        finally:
+            await database.transactions.aclose()
     finally:
         await engine.dispose()
 

@@ -10,8 +10,10 @@ from orchestrator.core.records import Event, EventKind, Job
 from orchestrator.storage.engine import Database
 from orchestrator.storage.row_codec import to_event
 from orchestrator.storage.tables import events
+from orchestrator.storage.uninterrupted import uninterrupted
 
 
+@uninterrupted
 class SqlEventStore:
     """`ports.EventStore` in a database. Segment events belong to the run, so jobs that join late see each once."""
 

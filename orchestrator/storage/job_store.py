@@ -24,8 +24,10 @@ from orchestrator.storage.moves import RUNS, is_wanted, load_jobs, load_run, mov
 from orchestrator.storage.pages import read_page
 from orchestrator.storage.row_codec import job_row, run_row, to_job, to_run
 from orchestrator.storage.tables import jobs, models, runs, segments, videos
+from orchestrator.storage.uninterrupted import uninterrupted
 
 
+@uninterrupted
 class SqlJobStore:
     """`ports.JobStore` in a database."""
 

@@ -23,6 +23,7 @@ from orchestrator.storage.part_codec import decode_part, encode_part
 from orchestrator.storage.row_codec import to_plan
 from orchestrator.storage.tables import parts, segments
 from orchestrator.storage.threads import Threads
+from orchestrator.storage.uninterrupted import uninterrupted
 
 # Segments read in one transaction: few enough to stay small in memory, and no transaction waits for a slow reader.
 SEGMENTS_A_READ: Final = 8
@@ -31,6 +32,7 @@ NO_GAP: Final = 2**31 - 1
 gap: Final = segments.alias("gap")
 
 
+@uninterrupted
 class SqlPartStore:
     """`ports.PartStore` in a database."""
 

@@ -38,8 +38,10 @@ from orchestrator.storage.moves import (
 )
 from orchestrator.storage.row_codec import Row, to_plan
 from orchestrator.storage.tables import jobs, parts, runs, segments, videos
+from orchestrator.storage.uninterrupted import uninterrupted
 
 
+@uninterrupted
 class SqlRunStore:
     """`ports.RunStore` in a database. A segment's `attempt` only ever grows, so no two leases share a token."""
 

@@ -17,8 +17,10 @@ from orchestrator.storage.engine import Database
 from orchestrator.storage.pages import read_page
 from orchestrator.storage.row_codec import to_json, to_video, video_row
 from orchestrator.storage.tables import jobs, runs, videos
+from orchestrator.storage.uninterrupted import uninterrupted
 
 
+@uninterrupted
 class SqlVideoStore:
     """`ports.VideoStore` in a database."""
 
