@@ -10,7 +10,10 @@ export PYTHON
 
 VIDEO ?= export/demo/clip.mp4
 MODEL ?= demo_shapes
-TESTS ?= tests/unit tests/contract tests/integration tests/e2e
+TESTS ?=
+# These share no machine-wide thing, so each core takes a part; the others start Tritons and measure nobody else's load.
+QUICK_TESTS := tests/repository tests/unit tests/contract
+WHOLE_TESTS := tests/integration tests/e2e
 
 # Bytecode is left to the first import, which compiles a fraction of it: 62 s instead of 108 on a busy machine.
 PIP_INSTALL = bin/python -m pip -qq --disable-pip-version-check --no-input install --progress-bar off --no-compile
@@ -50,7 +53,12 @@ model-arguments:
 
 .PHONY: test
 test: $(SERVE) $(DEV) $(TRITON) ## all tests but those of the export: [TESTS=tests/unit]
+ifdef TESTS
 	.venv/bin/python -m pytest -q $(TESTS)
+else
+	.venv/bin/python -m pytest -q -n auto $(QUICK_TESTS)
+	.venv/bin/python -m pytest -q $(WHOLE_TESTS)
+endif
 
 .PHONY: test-export
 test-export: $(TRITON) $(EXPORT) ## the tests of the export; installs PyTorch
@@ -62,7 +70,7 @@ check: $(SERVE) $(DEV) ## lint, types, import contracts, names and sizes
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-cache --no-logo
-	.venv/bin/python -m pytest -q tests/unit/test_repository_names_and_sizes.py
+	.venv/bin/python -m pytest -q tests/repository/test_names_and_sizes.py
 
 .PHONY: clean
 clean: ## remove environments and caches; videos, results and models stay

@@ -47,6 +47,7 @@ def build_app(services: Services) -> Litestar:
         exception_handlers=EXCEPTION_HANDLERS,
         after_exception=[log_socket_error],
         before_request=before_request,
+        on_startup=[query_check.read],
         request_max_body_size=MAX_BODY_BYTES,
         openapi_config=build_openapi_config(),
         plugins=[StructSchemas()],

@@ -13,17 +13,21 @@ METHODS: Final = ("get", "post", "delete")
 
 
 class QueryCheck:
-    """The parameters of every call, read from the OpenAPI document when the first query comes."""
+    """The parameters of every call, read once from the OpenAPI document: at start, or when the first query comes."""
 
     def __init__(self) -> None:
         self._names_by_call: dict[tuple[str, str], frozenset[str]] = {}
+
+    def read(self, app: Litestar) -> None:
+        """Make the document now, which takes a moment: the server does, so that no request waits for it."""
+        self._names_by_call = names_by_call(app)
 
     def refuse_unknown(self, request: Request[Any, Any, Any]) -> None:
         """Raises ValidationException, which names each. Calls that are not in the document are let through."""
         if not request.query_params:
             return
         if not self._names_by_call:
-            self._names_by_call = names_by_call(request.app)
+            self.read(request.app)
         known = self._names_by_call.get((request.method, str(request.scope.get("path_template"))))
         if known is not None and (complaints := complaints_about(request.query_params.keys(), known)):
             raise ValidationException(extra=complaints)

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from export.evidence import load_pictures
 from export.graph import join_to_contract
-from export.publish import publish, publish_graph
+from export.publish import Draft, publish, publish_draft
 from export.repository import published_cards
 from export.spec import ExportSpec
 from export.to_onnx import export_raw, load_source
@@ -73,20 +73,24 @@ async def test_a_spoiled_version_publishes_nothing_and_a_good_one_is_the_next(
     source = load_source(spec.weights, None)
     raw = export_raw(source)
     good, spoiled = (
-        join_to_contract(raw, head=source.head, class_count=len(CLASS_NAMES), floor=spec.floor, iou=iou)
+        Draft(
+            spec=spec,
+            source=source,
+            graph=join_to_contract(raw, head=source.head, class_count=len(CLASS_NAMES), floor=spec.floor, iou=iou),
+        )
         for iou in (spec.iou, 0.3)
     )
     with pytest.raises(CertificateFailedError, match="shapes was not published"):
-        await publish_graph(spoiled, source, spec, triton, lambda line: None)
+        await publish_draft(spoiled, triton, lambda line: None)
     assert not triton.model_repository.exists()
 
-    first = await publish_graph(good, source, spec, triton, lambda line: None)
+    first = await publish_draft(good, triton, lambda line: None)
     before = content_of(triton.model_repository)
     with pytest.raises(CertificateFailedError):
-        await publish_graph(spoiled, source, spec, triton, lambda line: None)
+        await publish_draft(spoiled, triton, lambda line: None)
     assert content_of(triton.model_repository) == before
 
-    second = await publish_graph(good, source, spec, triton, lambda line: None)
+    second = await publish_draft(good, triton, lambda line: None)
     assert (first.version, second.version) == (1, 2)
     assert published_cards(spec.model_folder) == {1: first.card, 2: second.card}
 

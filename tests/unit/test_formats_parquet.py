@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 
 import numpy as np
@@ -14,7 +12,6 @@ import pyarrow.parquet as pq
 from orchestrator.formats import parquet_file
 from orchestrator.formats.parquet_file import METADATA_KEY, encode_parquet
 from orchestrator.results import DetectionBlock, ViewRequest
-from tests.support.needs import ROOT
 from tests.support.web_process import CLASS_NAMES
 from tests.unit.test_formats_text import columns, four_frames, result
 
@@ -59,8 +56,3 @@ async def test_a_long_result_leaves_in_row_groups() -> None:
     assert len(pieces) == 4
     file = pq.ParquetFile(io.BytesIO(b"".join(pieces)))
     assert (file.num_row_groups, file.metadata.num_rows) == (3, 3 * parquet_file.ROW_GROUP_ROWS)
-
-
-def test_pyarrow_is_loaded_only_for_parquet() -> None:
-    program = "import sys, orchestrator.formats.format_table; sys.exit('pyarrow' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
