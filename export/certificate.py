@@ -43,13 +43,29 @@ class SourceAnswer:
     boxes: tuple[NDArray[np.float32], ...]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class RawComparison:
-    """Largest differences between raw heads. most_box_move_px: model px."""
+    """Running totals over raw heads. most_box_move_px: model px. failures: sentences, as in `Comparison`."""
 
+    limits: Limits
     most_score_move: float = 0.0
     most_box_move_px: float = 0.0
     failures: list[str] = field(default_factory=list)
+
+    def add(self, expected: NDArray[np.float32], found: NDArray[np.float32], where: str) -> None:
+        """Compare a batch. expected, found: float32 (N, 4 + classes, anchors); four rows of pixels, then scores."""
+        if expected.shape != found.shape:
+            self.failures.append(f"{where}: the shape is {found.shape}, not {expected.shape}")
+            return
+        moves = np.abs(expected - found)
+        box_move_px, score_move = float(moves[:, :4].max()), float(moves[:, 4:].max())
+        self.most_box_move_px = max(self.most_box_move_px, box_move_px)
+        self.most_score_move = max(self.most_score_move, score_move)
+        # Written so that a NaN fails.
+        if not score_move <= self.limits.most_raw_score_move:
+            self.failures.append(f"{where}: a score differs by {score_move:.4f}")
+        if not box_move_px <= self.limits.most_raw_box_move_px:
+            self.failures.append(f"{where}: a box differs by {box_move_px:.2f} px")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,10 +132,10 @@ async def certify(
 ) -> Certificate:
     """Compare all sides. answers: of the source network, one for each batch of evidence. infer: asks Triton."""
     limits = Limits()
-    raw, by_graph, by_triton = RawComparison(), Comparison(limits=limits), Comparison(limits=limits)
+    raw, by_graph, by_triton = RawComparison(limits=limits), Comparison(limits=limits), Comparison(limits=limits)
     session = onnxruntime.InferenceSession(expose_raw(graph).SerializeToString(), providers=["CPUExecutionProvider"])
     for item, answer in zip(evidence, answers, strict=True):
-        _compare_graph(session, item, answer, raw, by_graph)
+        _compare_graph(session, item, answer, raw=raw, boxes=by_graph)
         await _compare_triton(infer, item, answer, by_triton)
     boxes = sum(int((rows[:, CONFIDENCE] >= limits.confidence).sum()) for answer in answers for rows in answer.boxes)
     verdict, reason = _judge(boxes, [*raw.failures, *by_graph.failures, *by_triton.failures])
@@ -150,13 +166,14 @@ def _compare_graph(
     session: onnxruntime.InferenceSession,
     item: Evidence,
     answer: SourceAnswer,
+    *,
     raw: RawComparison,
     boxes: Comparison,
 ) -> None:
     """In order, in reverse, and each frame alone: every frame stands at two positions at least."""
     raw_name = next(output.name for output in session.get_outputs() if output.name != CANDIDATES)
     found_raw, candidates = session.run([raw_name, CANDIDATES], {FRAMES: item.frames})
-    _compare_raw(answer.raw, found_raw, raw, boxes.limits, item.name)
+    raw.add(answer.raw, found_raw, f"raw, {item.name}")
     compare_frames(answer.boxes, candidates, boxes, f"graph, {item.name}")
     (candidates,) = session.run([CANDIDATES], {FRAMES: item.frames[::-1].copy()})
     compare_frames(answer.boxes[::-1], candidates, boxes, f"graph, {item.name} reversed")
@@ -170,21 +187,3 @@ async def _compare_triton(infer: Infer, item: Evidence, answer: SourceAnswer, bo
     compare_frames(answer.boxes[::-1], await infer(item.frames[::-1].copy()), boxes, f"Triton, {item.name} reversed")
     alone = await asyncio.gather(*(infer(frame[None]) for frame in item.frames))
     compare_frames(answer.boxes, np.concatenate(alone), boxes, f"Triton, {item.name} batched by Triton")
-
-
-def _compare_raw(
-    expected: NDArray[np.float32], found: NDArray[np.float32], into: RawComparison, limits: Limits, where: str
-) -> None:
-    """expected, found: float32 (N, 4 + classes, anchors); four rows of pixels, then scores."""
-    if expected.shape != found.shape:
-        into.failures.append(f"raw, {where}: the shape is {found.shape}, not {expected.shape}")
-        return
-    moves = np.abs(expected - found)
-    box_move_px, score_move = float(moves[:, :4].max()), float(moves[:, 4:].max())
-    into.most_box_move_px = max(into.most_box_move_px, box_move_px)
-    into.most_score_move = max(into.most_score_move, score_move)
-    # Written so that a NaN fails.
-    if not score_move <= limits.most_raw_score_move:
-        into.failures.append(f"raw, {where}: a score differs by {score_move:.4f}")
-    if not box_move_px <= limits.most_raw_box_move_px:
-        into.failures.append(f"raw, {where}: a box differs by {box_move_px:.2f} px")
