@@ -44,6 +44,15 @@ TOOLS: Final = ("ultralytics", "torch", "onnx", "onnxruntime", "onnxslim", "nump
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """A version before it is published. graph: the served one, made of `source` as `spec` asks for."""
+
+    spec: ExportSpec
+    source: SourceNetwork
+    graph: onnx.ModelProto
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedVersion:
     """is_loaded: whether a running Triton serves it already."""
 
@@ -63,31 +72,30 @@ async def publish(spec: ExportSpec, triton: TritonSettings, say: Say) -> Publish
     say(f"reading {spec.weights}")
     source = load_source(spec.weights, spec.imgsz)
     say(f"{source.kind}, {len(source.class_names)} classes, {source.imgsz} px; tracing")
-    return await publish_graph(build_graph(source, spec), source, spec, triton, say)
+    return await publish_draft(build_draft(source, spec), triton, say)
 
 
-def build_graph(source: SourceNetwork, spec: ExportSpec) -> onnx.ModelProto:
-    """The served graph of a source network."""
-    return join_to_contract(
+def build_draft(source: SourceNetwork, spec: ExportSpec) -> Draft:
+    graph = join_to_contract(
         export_raw(source), head=source.head, class_count=len(source.class_names), floor=spec.floor, iou=spec.iou
     )
+    return Draft(spec=spec, source=source, graph=graph)
 
 
-async def publish_graph(
-    graph: onnx.ModelProto, source: SourceNetwork, spec: ExportSpec, triton: TritonSettings, say: Say
-) -> PublishedVersion:
-    """Certify a graph against its source network and publish it. Raises as `publish`."""
+async def publish_draft(draft: Draft, triton: TritonSettings, say: Say) -> PublishedVersion:
+    """Certify a draft's graph against its source network and publish it. Raises as `publish`."""
+    spec = draft.spec
     with TemporaryDirectory(prefix="trireel-export-") as name:
         scratch = Path(name)
         built = scratch / "models" / spec.name / "1"
-        card = write_version(built, graph, source, spec)
+        card = write_version(built, draft)
         write_configs(built.parent, {1: card})
-        certificate = await certify_version(graph, source, spec, triton, scratch, say)
+        certificate = await certify_draft(draft, triton, scratch, say)
         say(f"certificate {certificate.verdict}: {certificate.reason}")
         if certificate.verdict is Verdict.FAILED:
             raise CertificateFailedError(f"{spec.name} was not published: {certificate.reason}")
         card = dataclasses.replace(card, certificate=certificate.verdict.value)
-        write_findings(built, card, source, spec, certificate)
+        write_findings(built, draft, card, certificate)
         has_plan = _build_plan(built, card, say)
         with locked(spec.repository):
             version = add_version(spec.model_folder, built, card)
@@ -105,10 +113,11 @@ async def publish_graph(
     )
 
 
-def write_version(folder: Path, graph: onnx.ModelProto, source: SourceNetwork, spec: ExportSpec) -> ModelCard:
+def write_version(folder: Path, draft: Draft) -> ModelCard:
     """Write what Triton needs of a version into a new folder; returns its description, not yet certified."""
+    spec, source = draft.spec, draft.source
     folder.mkdir(parents=True)
-    content = graph.SerializeToString(deterministic=True)
+    content = draft.graph.SerializeToString(deterministic=True)
     (folder / GRAPH_FILE).write_bytes(content)
     (folder / LABELS_FILE).write_text("".join(f"{name}\n" for name in source.class_names))
     shutil.copyfile(Path(__file__).with_name("embedded_model.py"), folder / EMBEDDED_FILE)
@@ -125,25 +134,20 @@ def write_version(folder: Path, graph: onnx.ModelProto, source: SourceNetwork, s
     )
 
 
-async def certify_version(
-    graph: onnx.ModelProto,
-    source: SourceNetwork,
-    spec: ExportSpec,
-    triton: TritonSettings,
-    scratch: Path,
-    say: Say,
-) -> Certificate:
-    """Certify the version in `scratch / "models"`."""
+async def certify_draft(draft: Draft, triton: TritonSettings, scratch: Path, say: Say) -> Certificate:
+    """Certify a draft that was written to `scratch / "models"`."""
+    spec, source = draft.spec, draft.source
     pictures = load_pictures(spec.frames or PICTURES)
     evidence = gather_evidence(pictures, imgsz=source.imgsz, stride=source.stride)
     say(f"running the source network on {sum(len(item.frames) for item in evidence)} frames")
-    answers = await asyncio.to_thread(_answers, source, evidence, spec)
+    answers = await asyncio.to_thread(_answers, draft, evidence)
     say("starting a Triton of its own for the version")
     async with open_scratch_triton(triton, scratch / "models", spec.name, log_dir=scratch / "logs") as infer:
-        return await certify(graph, evidence, answers, infer, made_with=made_with())
+        return await certify(draft.graph, evidence, answers, infer, made_with=made_with())
 
 
-def _answers(source: SourceNetwork, evidence: list[Evidence], spec: ExportSpec) -> list[SourceAnswer]:
+def _answers(draft: Draft, evidence: list[Evidence]) -> list[SourceAnswer]:
+    spec, source = draft.spec, draft.source
     return [answer_of_source(source, item.frames, floor=spec.floor, iou=spec.iou) for item in evidence]
 
 
@@ -153,10 +157,9 @@ def made_with() -> dict[str, str]:
     return {**tools, "python": platform.python_version(), "at": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
-def write_findings(
-    folder: Path, card: ModelCard, source: SourceNetwork, spec: ExportSpec, certificate: Certificate
-) -> None:
+def write_findings(folder: Path, draft: Draft, card: ModelCard, certificate: Certificate) -> None:
     """Write the certificate and the metadata into a version folder."""
+    spec, source = draft.spec, draft.source
     metadata = {
         "card": json.loads(card.to_json()),
         "source": {
