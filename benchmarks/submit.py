@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("video", type=Path)
     parser.add_argument("model", nargs="?", default="demo_shapes")
     options = parser.parse_args()
-    with embedded_stack(None) as url, Client(url) as client:
+    with embedded_stack(None) as stack, Client(stack.url) as client:
         video = client.upload(options.video)
         running = client.submit(SubmitJob(video_id=video.id, model=options.model))
         wait_for_first_segment(client, running.id)

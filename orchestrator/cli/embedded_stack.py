@@ -8,8 +8,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
@@ -31,6 +32,14 @@ POLL_S: Final = 0.2
 STOP_TIMEOUT_S: Final = 20.0
 
 
+@dataclass(frozen=True, slots=True)
+class EmbeddedStack:
+    """A server that is ready, whose embedded Triton and decoders are processes below `pid`."""
+
+    url: str
+    pid: int
+
+
 @contextmanager
 def open_server(url: str, *, data_dir: Path | None) -> Iterator[str]:
     """The address of the server at `url`, or of an embedded stack where none answers.
@@ -47,8 +56,8 @@ def open_server(url: str, *, data_dir: Path | None) -> Iterator[str]:
         yield url
         return
     click.echo(f"no server answers at {url}; starting an embedded stack", err=True)
-    with embedded_stack(data_dir) as own_url:
-        yield own_url
+    with embedded_stack(data_dir) as own:
+        yield own.url
 
 
 def answers(client: Client) -> bool:
@@ -63,10 +72,10 @@ def answers(client: Client) -> bool:
 
 
 @contextmanager
-def embedded_stack(data_dir: Path | None) -> Iterator[str]:
-    """Starts a server and yields its address once it is ready; stops it at the end, also after SIGTERM.
+def embedded_stack(data_dir: Path | None, settings: Mapping[str, str] | None = None) -> Iterator[EmbeddedStack]:
+    """Starts a server and yields it once it is ready; stops it at the end, also after SIGTERM.
 
-    Raises StackStartError, and SettingsError where the server refused its settings.
+    settings: environment variables beside this process' own. Raises StackStartError, and SettingsError where the server refused its settings.
     """
     from orchestrator.client import Client
 
@@ -79,10 +88,10 @@ def embedded_stack(data_dir: Path | None) -> Iterator[str]:
         log_path = data_dir / LOG_NAME
         log = stack.enter_context(log_path.open("wb"))
         port = free_port()
-        process = stack.enter_context(_serving(port, data_dir, log))
+        process = stack.enter_context(_serving(port, data_dir, log, settings or {}))
         client = stack.enter_context(Client(f"http://{LOCALHOST}:{port}"))
         _wait_until_ready(client, process, log_path)
-        yield client.url
+        yield EmbeddedStack(client.url, process.pid)
 
 
 def free_port() -> int:
@@ -94,14 +103,16 @@ def free_port() -> int:
 
 
 @contextmanager
-def _serving(port: int, data_dir: Path, log: BinaryIO) -> Iterator[subprocess.Popen[bytes]]:
-    settings = {"TRIREEL_HOST": LOCALHOST, "TRIREEL_PORT": str(port), "TRIREEL_DATA_DIR": str(data_dir.absolute())}
+def _serving(
+    port: int, data_dir: Path, log: BinaryIO, settings: Mapping[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
+    own = {"TRIREEL_HOST": LOCALHOST, "TRIREEL_PORT": str(port), "TRIREEL_DATA_DIR": str(data_dir.absolute())}
     process = subprocess.Popen(
         [sys.executable, "-m", "orchestrator", "serve"],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
-        env={**os.environ, **settings},
+        env={**os.environ, **settings, **own},
         # A group of its own: Ctrl-C at the terminal is for this command, which then stops the server in order.
         start_new_session=True,
     )

@@ -55,8 +55,8 @@ def url(settings: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> I
     with pytest.MonkeyPatch.context() as patch:
         for name, value in settings.items():
             patch.setenv(name, value)
-        with embedded_stack(tmp_path_factory.mktemp("data")) as stack_url:
-            yield stack_url
+        with embedded_stack(tmp_path_factory.mktemp("data")) as stack:
+            yield stack.url
 
 
 @pytest.fixture(scope="module")
