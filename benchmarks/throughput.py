@@ -10,9 +10,9 @@ from typing import Final
 import av
 import numpy as np
 
-from benchmarks.lab import Bench, Lab, open_bench
+from benchmarks.lab import Lab, open_bench
 from benchmarks.machine import usable_cores
-from benchmarks.pairs import Cost, measure_pairs
+from benchmarks.pairs import measure_pairs
 from benchmarks.references import Reference, open_reference
 from benchmarks.rows import Row, at_least, at_most, row_of_ratios
 from orchestrator.core.letterbox import fit_letterbox, letterbox_into

@@ -40,7 +40,8 @@ def main(arguments: list[str]) -> None:
             began_s, cpu_began_s = time.perf_counter(), _cpu_s()
             done = sum(pool.map(infer, range(0, int(line), batch)))
             answer = {"frames": done, "wall_s": time.perf_counter() - began_s, "cpu_s": _cpu_s() - cpu_began_s}
-            print(json.dumps(answer), flush=True)
+            sys.stdout.write(f"{json.dumps(answer)}\n")
+            sys.stdout.flush()
 
 
 def _cpu_s() -> float:

@@ -34,7 +34,8 @@ def main(arguments: list[str]) -> None:
         began_s, cpu_began_s = time.perf_counter(), _cpu_s()
         done = infer_frames(session, letterbox, video, int(line))
         answer = {"frames": done, "wall_s": time.perf_counter() - began_s, "cpu_s": _cpu_s() - cpu_began_s}
-        print(json.dumps(answer), flush=True)
+        sys.stdout.write(f"{json.dumps(answer)}\n")
+        sys.stdout.flush()
 
 
 def infer_frames(session: onnxruntime.InferenceSession, letterbox: LetterBox, video: str, frames: int) -> int:

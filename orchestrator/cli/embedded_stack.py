@@ -75,7 +75,8 @@ def answers(client: Client) -> bool:
 def embedded_stack(data_dir: Path | None, settings: Mapping[str, str] | None = None) -> Iterator[EmbeddedStack]:
     """Starts a server and yields it once it is ready; stops it at the end, also after SIGTERM.
 
-    settings: environment variables beside this process' own. Raises StackStartError, and SettingsError where the server refused its settings.
+    settings: environment variables beside this process' own. Raises StackStartError, and SettingsError where the
+    server refused its settings.
     """
     from orchestrator.client import Client
 
