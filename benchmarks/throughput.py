@@ -14,7 +14,7 @@ from benchmarks.lab import Lab, open_bench
 from benchmarks.machine import usable_cores
 from benchmarks.pairs import measure_pairs
 from benchmarks.references import Reference, open_reference
-from benchmarks.rows import Row, at_least, at_most, row_of_ratios
+from benchmarks.table import Row, at_least, at_most, row_of_ratios
 from orchestrator.core.letterbox import fit_letterbox, letterbox_into
 
 CLIP_FRAMES: Final = 100
