@@ -58,6 +58,21 @@ class _Throttle:
         return max(0.0, self.passed_s + self.interval_s - self.monotonic_s())
 
 
+@dataclass(slots=True)
+class _Looks:
+    """When to look into the database: progress comes many times a second and says nothing of it."""
+
+    monotonic_s: Callable[[], float]
+    looked_s: float = float("-inf")
+
+    def is_due(self, wake: Wake | None) -> bool:
+        """Whether to look after this wake: it rang, or it was quiet, or a ring may have been missed meanwhile."""
+        is_due = wake is None or wake.rang or self.monotonic_s() - self.looked_s >= PING_INTERVAL_S
+        if is_due:
+            self.looked_s = self.monotonic_s()
+        return is_due
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Following:
     """stopping: shared with all that streams; set by `stop`."""
@@ -93,8 +108,12 @@ class Following:
         throttle = _Throttle(PROGRESS_INTERVAL_S, self.monotonic_s)
         async with self.bus.subscribe(job.id, job.run_id) as subscription:
             throttle.add(await self._progress_so_far(job))
-            while not await self._has_seen_end(job, last_id):
-                async for event in self._new_events(job, last_id):
+            if await self._has_seen_end(job, last_id):
+                return
+            looks = _Looks(self.monotonic_s)
+            wake: Wake | None = None
+            while True:
+                async for event in self._new_events(job, last_id, is_due=looks.is_due(wake)):
                     last_id = event.id
                     if event.kind is EventKind.DONE and (last := await self._last_progress(job)):
                         yield last
@@ -143,9 +162,9 @@ class Following:
         wake = await next_wake(subscription, self.stopping, timeout_s=timeout_s)
         return wake if wake.rang or wake.progress or throttle.waiting else None
 
-    async def _new_events(self, job: Job, last_id: int) -> AsyncIterator[Event]:
-        """All events after `last_id` that are there by now."""
-        page: Sequence[Event] | None = None
+    async def _new_events(self, job: Job, last_id: int, *, is_due: bool) -> AsyncIterator[Event]:
+        """All events after `last_id` that are there by now; none where no look is due."""
+        page: Sequence[Event] | None = None if is_due else ()
         while page is None or len(page) == EVENTS_A_READ:
             page = await self.events.after(job, last_id=last_id, limit=EVENTS_A_READ)
             for event in page:
