@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import re
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -20,6 +21,8 @@ log = structlog.get_logger(__name__)
 
 POLL_S: Final = 0.05
 HEALTH_POLL_S: Final = 1.0
+# Looks between two searches for new children: a server has a hundred threads, and each has a list of its own.
+LOOKS_A_SEARCH: Final = 10
 HEALTH_TIMEOUT_S: Final = 5.0
 # Triton looks once a second whether it may exit; the guardian gives it that second, and cleans up.
 STOP_TIMEOUT_S: Final = EXIT_TIMEOUT_S + 3.0
@@ -67,7 +70,7 @@ class ServerProcess:
 
     def dead_children(self) -> frozenset[int]:
         """Processes of models that ended without the server noticing."""
-        return frozenset(child for child in _children_of(self.pid) if _state_of(child) == "Z")
+        return _zombies_among(_children_of(self.pid))
 
     async def wait_ready(self, http_port: int, *, timeout_s: float) -> None:
         """Return when it answers; it does so once every model is loaded or has failed to. Raises TritonStartError."""
@@ -88,11 +91,15 @@ class ServerProcess:
         """Return what is wrong as soon as the server ended or lost a stub."""
         ended = asyncio.ensure_future(self._process.wait())
         dead_before: frozenset[int] = frozenset()
+        children: list[int] = []
+        looks = itertools.count()
         try:
             while not ended.done():
+                if next(looks) % LOOKS_A_SEARCH == 0:
+                    children = _children_of(self.pid)
                 # Seen with 2.51: the backend never starts a lost stub again, and its model still calls itself ready.
                 # A stub that it ended itself, when a model is loaded anew, is gone by the next look.
-                dead = self.dead_children()
+                dead = _zombies_among(children)
                 if dead & dead_before:
                     return "a process of a model died"
                 dead_before = dead
@@ -147,6 +154,10 @@ def _children_of(pid: int | None) -> list[int]:
     """Children of a process; none when it has gone."""
     lists = [_read_proc(path) for path in Path(f"/proc/{pid}/task").glob("*/children")]
     return [int(child) for child in " ".join(lists).split()]
+
+
+def _zombies_among(pids: Iterable[int]) -> frozenset[int]:
+    return frozenset(pid for pid in pids if _state_of(pid) == "Z")
 
 
 def _state_of(pid: int) -> str:
