@@ -1,6 +1,7 @@
 """What storage costs: `python -m benchmarks.storage [folder]`, on SQLite in a folder of its own.
 
-Prints medians and 95th percentiles in milliseconds. The run is 100,000 frames of 30 candidates in segments of 64.
+Prints medians and 95th percentiles of a call's wall time, and the median CPU time of all threads, in milliseconds. The
+run is 100,000 frames of 30 candidates in segments of 64.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ FRAMES: Final = 100_000
 SEGMENT_FRAMES: Final = 64
 PER_FRAME: Final = 30
 PAGE_FRAMES: Final = 1000
+POLLS: Final = 300
+LEASE: Final = timedelta(seconds=60)
 NOW: Final = datetime(2026, 1, 1, tzinfo=UTC)
 CARD: Final = ModelCard(
     class_names=("car",),
@@ -55,20 +58,24 @@ CARD: Final = ModelCard(
 
 @dataclass(slots=True)
 class Times:
-    """Wall times by what took them."""
+    """Wall and CPU times by what took them."""
 
-    seconds: dict[str, list[float]] = field(default_factory=dict)
+    wall_s: dict[str, list[float]] = field(default_factory=dict)
+    cpu_s: dict[str, list[float]] = field(default_factory=dict)
 
     @contextmanager
     def of(self, what: str) -> Iterator[None]:
-        started_s = time.perf_counter()
+        started_s, cpu_started_s = time.perf_counter(), time.process_time()
         yield
-        self.seconds.setdefault(what, []).append(time.perf_counter() - started_s)
+        self.wall_s.setdefault(what, []).append(time.perf_counter() - started_s)
+        self.cpu_s.setdefault(what, []).append(time.process_time() - cpu_started_s)
 
     def lines(self) -> Iterator[str]:
-        for what, seconds in self.seconds.items():
-            median_ms, late_ms = 1000 * np.percentile(seconds, [50, 95])
-            yield f"{what:34} {median_ms:9.2f} ms median {late_ms:9.2f} ms p95   n={len(seconds)}"
+        yield f"{'milliseconds a call':34} {'median':>9} {'p95':>9} {'CPU':>9} {'n':>6}"
+        for what, wall_s in self.wall_s.items():
+            median_ms, late_ms = 1000 * np.percentile(wall_s, [50, 95])
+            cpu_ms = 1000 * float(np.median(self.cpu_s[what]))
+            yield f"{what:34} {median_ms:9.2f} {late_ms:9.2f} {cpu_ms:9.2f} {len(wall_s):6}"
 
 
 def drifting_boxes(frames: range, rng: np.random.Generator) -> Candidates:
@@ -83,6 +90,30 @@ def drifting_boxes(frames: range, rng: np.random.Generator) -> Candidates:
         confidence=-np.sort(-rng.uniform(0.05, 0.95, shape), axis=1).astype(np.float32).ravel(),
         boxes_xyxy=(corners + rng.normal(0, 1.5, (*shape, 4))).astype(np.float32).reshape(-1, 4),
     )
+
+
+async def poll(stores: Stores, times: Times) -> None:
+    """What the background asks at least once a second, with nothing to do."""
+    for _ in range(POLLS):
+        with times.of("idle round of all polling queries"):
+            await stores.jobs.settle_cancelled(now=NOW)
+            await stores.jobs.expire(now=NOW)
+            await stores.jobs.admit(max_running=20, now=NOW)
+            await stores.runs.to_plan()
+            await stores.runs.to_finalize()
+            await stores.videos.pending_index()
+            await stores.runs.lease_next(after=None, now=NOW, until=NOW + LEASE)
+
+
+async def look(stores: Stores, times: Times, job: Job) -> None:
+    """What an answer to `GET /v1/jobs/{id}` reads."""
+    for _ in range(POLLS):
+        with times.of("job, run and video of an answer"):
+            await stores.jobs.get(job.id)
+            await stores.runs.get(job.run_id)
+            await stores.videos.get(job.video_id)
+        with times.of("jobs by state"):
+            await stores.jobs.counts()
 
 
 async def submit(stores: Stores, times: Times) -> Job:
@@ -100,6 +131,7 @@ async def submit(stores: Stores, times: Times) -> Job:
     await stores.videos.add(video)
     report = IndexReport(frame_count=FRAMES, duration_s=4000.0, fps=25.0, is_vfr=False)
     await stores.videos.set_indexed(video.id, report)
+    await poll(stores, times)
     for every_nth in range(2, 52):
         spec = JobSpec(run=RunSpec("a" * 64, ModelVersion("cars", 1, CARD.digest), Sampling(every_nth=every_nth)))
         with times.of("submit a job (new run)"):
@@ -110,16 +142,21 @@ async def submit(stores: Stores, times: Times) -> Job:
     return job
 
 
-async def work(stores: Stores, times: Times) -> None:
-    """Lease and commit every segment."""
+async def work(stores: Stores, times: Times, job: Job) -> None:
+    """Lease and commit every segment, as one worker does, with somebody who follows the job's events."""
     rng = np.random.default_rng(0)
     after = None
+    last_id = await stores.events.last_id()
     while True:
         with times.of("lease a segment"):
-            leased = await stores.runs.lease_next(after=after, now=NOW, until=NOW + timedelta(seconds=60))
+            leased = await stores.runs.lease_next(after=after, now=NOW, until=NOW + LEASE)
         if leased is None:
             return
         after = leased.run.id, leased.plan.number
+        with times.of("is a run wanted"):
+            await stores.runs.is_wanted(leased.run.id)
+        with times.of("renew a lease"):
+            await stores.runs.renew(leased.lease, until=NOW + LEASE)
         frames = range(leased.plan.first_sample, leased.plan.last_sample + 1)
         result = SegmentResult(
             candidates=drifting_boxes(frames, rng),
@@ -129,6 +166,9 @@ async def work(stores: Stores, times: Times) -> None:
         )
         with times.of(f"commit a part of {SEGMENT_FRAMES} x {PER_FRAME}"):
             await stores.parts.commit(leased.lease, result, now=NOW)
+        with times.of("events after the last one told"):
+            [event] = await stores.events.after(job, last_id=last_id, limit=100)
+        last_id = event.id
 
 
 async def read_pages(pages: AsyncIterator[AsyncIterator[Candidates]], times: Times, what: str) -> None:
@@ -146,7 +186,8 @@ async def measure(stores: Stores, times: Times) -> None:
     ]
     with times.of(f"open a run of {len(plans)} segments"):
         await stores.runs.open(job.run_id, plans=plans, skipped=0, warnings=(), notes=())
-    await work(stores, times)
+    await look(stores, times, job)
+    await work(stores, times, job)
 
     async def pages(store: object) -> AsyncIterator[AsyncIterator[Candidates]]:
         for first in range(500, FRAMES - PAGE_FRAMES, 4777):
