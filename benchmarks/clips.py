@@ -6,6 +6,7 @@ copies differ in a comment in the container.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Final
 
 import av
 from av.container import InputContainer
+from av.packet import Packet
+from av.video.stream import VideoStream
 
 FPS: Final = 25
 
@@ -30,10 +33,9 @@ def copy_frames(source: Path, target: Path, *, frames: int, number: int) -> Path
             with av.open(str(source)) as read:
                 stream = stream or written.add_stream_from_template(read.streams.video[0])
                 length_ticks = 0
-                for packet in islice(_packets(read), frames - done):
-                    length_ticks = packet.pts + packet.duration
-                    packet.pts += start_ticks
-                    packet.dts += start_ticks
+                for packet, pts, dts in islice(_packets(read), frames - done):
+                    length_ticks = max(length_ticks, pts + (packet.duration or 0))
+                    packet.pts, packet.dts = start_ticks + pts, start_ticks + dts
                     packet.stream = stream
                     written.mux(packet)
                     done += 1
@@ -55,5 +57,8 @@ def scale_frames(source: Path, target: Path, *, size_px: tuple[int, int], frames
     return target
 
 
-def _packets(read: InputContainer) -> list[av.Packet]:
-    return [packet for packet in read.demux(video=0) if packet.dts is not None]
+def _packets(read: InputContainer) -> Iterator[tuple[Packet[VideoStream], int, int]]:
+    """Each with its times of showing and decoding, in ticks."""
+    for packet in read.demux(read.streams.video[0]):
+        if packet.pts is not None and packet.dts is not None:
+            yield packet, packet.pts, packet.dts

@@ -19,7 +19,8 @@ import onnxruntime
 
 
 def main(arguments: list[str]) -> None:
-    graph, frames_path, side_by_side, threads, batch = *arguments[:2], *(int(text) for text in arguments[2:])
+    graph, frames_path = arguments[:2]
+    side_by_side, threads, batch = (int(text) for text in arguments[2:])
     # Mapped and read once, so that no page is fetched while the clock runs.
     frames = np.ascontiguousarray(np.load(frames_path))
     options = onnxruntime.SessionOptions()

@@ -4,7 +4,9 @@ Runs in the export's environment. `YOLO.predict()` fails in its warm-up beside t
 environment has, so its steps are called one by one, with Ultralytics' own functions and ONNX Runtime's own defaults.
 Reads a line `FRAMES` from standard input, works so many, answers with a line of JSON, until the input ends.
 
-    python ultralytics_loop.py RAW_GRAPH VIDEO IMGSZ STRIDE
+    python ultralytics_loop.py GRAPH VIDEO IMGSZ STRIDE
+
+GRAPH: of a published version, from which the network alone is taken.
 """
 
 from __future__ import annotations
@@ -16,8 +18,10 @@ import time
 
 import cv2
 import numpy as np
+import onnx.utils
 import onnxruntime
 import torch
+from onnx.shape_inference import infer_shapes
 from ultralytics.data.augment import LetterBox
 from ultralytics.utils.nms import non_max_suppression
 from ultralytics.utils.ops import scale_boxes
@@ -26,8 +30,10 @@ CONFIDENCE, IOU, MOST_BOXES = 0.25, 0.7, 300
 
 
 def main(arguments: list[str]) -> None:
-    graph, video, imgsz, stride = *arguments[:2], *(int(text) for text in arguments[2:])
-    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    graph, video = arguments[:2]
+    imgsz, stride = (int(text) for text in arguments[2:])
+    network = onnx.utils.Extractor(infer_shapes(onnx.load(graph))).extract_model(["prepared"], ["network.output0"])
+    session = onnxruntime.InferenceSession(network.SerializeToString(), providers=["CPUExecutionProvider"])
     letterbox = LetterBox((imgsz, imgsz), auto=True, stride=stride)
     infer_frames(session, letterbox, video, 8)
     for line in sys.stdin:
