@@ -23,6 +23,8 @@ from orchestrator.telemetry import Metrics
 
 FRAMES_TYPE: Final = "UINT8"
 CANDIDATES_TYPE: Final = "FP32"
+LENGTH_DELIMITED: Final = 2
+RAW_INPUT_TAG: Final = service_pb2.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER << 3 | LENGTH_DELIMITED
 
 
 class TritonModel:
@@ -87,12 +89,12 @@ class TritonModel:
         return await self._send(model, batch, await self._registration.name())
 
     async def _send(self, model: ServedModel, batch: FrameBatch, region: str | None) -> Any:
-        def build() -> Any:
+        def build() -> bytes:
             if region is None:
                 return build_request(model.version, batch, region=None, offset=0)
             return build_request(model.version, batch, region=region, offset=self._registration.offset(batch.slot))
 
-        return await self._connection.call("ModelInfer", build, timeout_s=self._timeout_s)
+        return await self._connection.infer(build, timeout_s=self._timeout_s)
 
     def _count_retry(self, exc: TrireelError) -> None:
         self._metrics.inference_retries.labels(exc.code).inc()
@@ -111,18 +113,35 @@ class TritonModel:
         self._metrics.frames_inferred.labels(name).inc(frames)
 
 
-def build_request(version: ModelVersion, batch: FrameBatch, *, region: str | None, offset: int) -> Any:
-    """A ModelInferRequest whose frames lie at `offset` of a registered region, or are copied into it without one."""
+def build_request(version: ModelVersion, batch: FrameBatch, *, region: str | None, offset: int) -> bytes:
+    """A ModelInferRequest on the wire, whose frames lie at `offset` of a registered region, or in it without one."""
     request = service_pb2.ModelInferRequest(model_name=version.name, model_version=str(version.version))
     frames = request.inputs.add(name=FRAMES, datatype=FRAMES_TYPE, shape=batch.pixels.shape)
     request.outputs.add(name=CANDIDATES)
     if region is None:
-        request.raw_input_contents.append(batch.pixels.tobytes())
-        return request
+        return b"".join((request.SerializeToString(), *raw_input(batch.pixels)))
     frames.parameters["shared_memory_region"].string_param = region
     frames.parameters["shared_memory_byte_size"].int64_param = batch.pixels.nbytes
     frames.parameters["shared_memory_offset"].int64_param = offset
-    return request
+    serialized: bytes = request.SerializeToString()
+    return serialized
+
+
+def raw_input(pixels: NDArray[np.uint8]) -> tuple[bytes, memoryview]:
+    """A field of `raw_input_contents` as protobuf writes it, to be appended to a message: its head, and the pixels.
+
+    The message itself would copy them twice more: into the message, and from there into what is sent.
+    """
+    content = pixels.reshape(-1).data
+    return bytes((RAW_INPUT_TAG, *_varint(content.nbytes))), content
+
+
+def _varint(value: int) -> Iterator[int]:
+    """Seven bits a byte, the lowest first; the top bit says that more follow (protobuf's encoding of integers)."""
+    while value > 0x7F:
+        yield value & 0x7F | 0x80
+        value >>= 7
+    yield value
 
 
 def candidates_from(answer: Any, *, frames: int, model: ModelVersion) -> NDArray[np.float32]:

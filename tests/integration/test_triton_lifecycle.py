@@ -222,7 +222,7 @@ async def main():
         open_connection(triton.grpc_url) as connection,
         asyncio.TaskGroup() as group,
     ):
-        calls = [group.create_task(connection.call("ModelInfer", lambda: request, timeout_s=60)) for _ in range(8)]
+        calls = [group.create_task(connection.infer(lambda: request, timeout_s=60)) for _ in range(8)]
         await calls[0]
         print(triton.pid, triton.region_prefix, flush=True)
 

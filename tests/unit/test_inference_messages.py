@@ -12,7 +12,7 @@ from tritonclient.grpc import service_pb2
 from orchestrator.core.types import ModelVersion
 from orchestrator.errors import ContractError, InferenceError, TritonTimeoutError, TritonUnavailableError
 from orchestrator.inference.connection import triton_errors
-from orchestrator.inference.model import build_request, candidates_from
+from orchestrator.inference.model import build_request, candidates_from, raw_input
 from orchestrator.inference.slot_region import is_refusal
 from tests.support.triton import batch_of
 
@@ -26,21 +26,33 @@ def answer(*, name: str = "candidates", datatype: str = "FP32", shape: tuple[int
     return message
 
 
+def parsed(request: bytes) -> Any:
+    return service_pb2.ModelInferRequest.FromString(request)
+
+
 def rpc_error(code: grpc.StatusCode, details: str = "") -> grpc.aio.AioRpcError:
     return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details=details)
 
 
 def test_a_request_carries_its_frames_or_their_place() -> None:
-    carried = build_request(CARS, BATCH, region=None, offset=0)
+    carried = parsed(build_request(CARS, BATCH, region=None, offset=0))
     assert (carried.model_name, carried.model_version) == ("cars", "2")
     assert list(carried.inputs[0].shape) == [2, 4, 6, 3]
     assert carried.raw_input_contents[0] == BATCH.pixels.tobytes()
-    placed = build_request(CARS, BATCH, region="slots", offset=4096)
+    placed = parsed(build_request(CARS, BATCH, region="slots", offset=4096))
     assert not placed.raw_input_contents
     parameters = placed.inputs[0].parameters
     assert parameters["shared_memory_region"].string_param == "slots"
     assert parameters["shared_memory_offset"].int64_param == 4096
     assert parameters["shared_memory_byte_size"].int64_param == 2 * 4 * 6 * 3
+
+
+@pytest.mark.parametrize("frames", [1, 14, 15, 1_900])
+def test_frames_are_written_as_protobuf_writes_them(frames: int) -> None:
+    """Lengths of one, two and three bytes; 14 frames are 126 bytes, 15 are 135."""
+    pixels = np.arange(frames * 9, dtype=np.uint32).astype(np.uint8).reshape(frames, 1, 3, 3)
+    message = service_pb2.ModelInferRequest(raw_input_contents=[pixels.tobytes()])
+    assert b"".join(raw_input(pixels)) == message.SerializeToString()
 
 
 def test_candidates_come_in_the_shape_of_the_contract() -> None:
