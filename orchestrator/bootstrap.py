@@ -164,6 +164,8 @@ def _tuning(settings: Settings) -> Tuning:
     return Tuning(
         segment_frames=settings.work.segment_frames,
         batch_frames=settings.work.batch_frames,
+        # On a CPU a model takes a frame a core at once; the next ones wait at its door.
+        window_frames=2 * max(settings.work.batch_frames, settings.work.cores),
         max_running_jobs=settings.work.max_running_jobs,
         lease_s=settings.work.lease_s,
     )

@@ -47,12 +47,14 @@ class Parts:
 class Tuning:
     """segment_frames: sampled frames a segment. batch_frames: most frames a request to Triton.
 
+    window_frames: in flight over all segments, unless a model takes more at once.
     lease_s: how long a segment stays with a worker that shows no life. wanted_poll_s: how often a run at work is
     asked whether it is still wanted. retry_pause_s: before a segment is tried again while Triton is away.
     """
 
     segment_frames: int
     batch_frames: int
+    window_frames: int
     max_running_jobs: int
     lease_s: float
     wanted_poll_s: float = WANTED_POLL_S
@@ -70,7 +72,7 @@ class UseCases:
         self._sampled = SampledRuns(files=parts.stores.files)
         self._stopping = asyncio.Event()
         self._postponed = Postponed()
-        self._window = FrameWindow(2 * tuning.batch_frames)
+        self._window = FrameWindow(tuning.window_frames)
         self.videos = self._videos()
         self.jobs = self._jobs()
         self.results = self._results()

@@ -120,8 +120,9 @@ class VideoLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkSettings:
-    """decoders: segments worked on at once. batch_frames: most frames a request."""
+    """cores: that this process may use. decoders: segments worked on at once. batch_frames: most frames a request."""
 
+    cores: int
     decoders: int
     segment_frames: int
     batch_frames: int
@@ -221,6 +222,7 @@ def load_settings(env: Mapping[str, str], *, cores: int | None = None) -> Settin
     read.complain_about_unknown()
     device = read.choice("TRIREEL_DEVICE", ("cpu", "gpu"))
     sizes = SIZES_BY_DEVICE[device]
+    cores = cores or len(os.sched_getaffinity(0))
     data_dir = read.path("TRIREEL_DATA_DIR")
     max_upload_bytes = read.integer("TRIREEL_MAX_UPLOAD_BYTES", 1, 1024 * GIB)
     settings = Settings(
@@ -252,7 +254,8 @@ def load_settings(env: Mapping[str, str], *, cores: int | None = None) -> Settin
             decoder_memory_bytes=read.integer("TRIREEL_DECODER_MEMORY_BYTES", 256 * 1024**2, 1024 * GIB),
         ),
         work=WorkSettings(
-            decoders=read.integer("TRIREEL_DECODERS", 1, 256, unset=min(cores or os.cpu_count() or 1, 8)),
+            cores=cores,
+            decoders=read.integer("TRIREEL_DECODERS", 1, 256, unset=min(cores, 8)),
             segment_frames=read.integer("TRIREEL_SEGMENT_FRAMES", 1, 10**7, unset=sizes.segment_frames),
             batch_frames=read.integer("TRIREEL_BATCH_FRAMES", 1, 256, unset=sizes.batch_frames),
             max_running_jobs=read.integer("TRIREEL_MAX_RUNNING_JOBS", 1, 10**5),

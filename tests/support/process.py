@@ -77,6 +77,7 @@ class Process:
         tuning = Tuning(
             segment_frames=SEGMENT_FRAMES,
             batch_frames=4,
+            window_frames=8,
             max_running_jobs=self.max_running_jobs,
             lease_s=60.0,
             wanted_poll_s=0.001,
