@@ -8,10 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.clips import copy_frames, scale_frames
-from benchmarks.pairs import Cost
+from benchmarks.pairs import Cost, Pairs
 from benchmarks.processes import cpu_s
 from orchestrator.cli.embedded_stack import EmbeddedStack, embedded_stack
 from orchestrator.client import Client, JobAnswer, SubmitJob, VideoAnswer
@@ -29,18 +32,26 @@ class MeasurementError(Exception):
 class Lab:
     """model: published in `repository`, its graph at `graph`. video: real, without B-frames. scratch: for files.
 
-    export_python: of the environment with PyTorch; the embedded Triton's is `triton_python`.
+    golden: what Ultralytics finds in every frame of the video, if that is at hand. export_python: of the environment
+    with PyTorch; the embedded Triton's is `triton_python`. pairs: how often two things are compared. device: where the
+    network runs.
     """
 
     repository: Path
     model: str
     graph: Path
     video: Path
+    golden: Path | None = None
     scratch: Path
     triton_python: Path
     export_python: Path
     pairs: int
+    device: Literal["cpu", "gpu"] = "cpu"
     _numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    def ratios(self, pairs: Pairs) -> list[float]:
+        """What decides a throughput row: CPU-seconds, which neighbours hardly change, or a GPU's wall time."""
+        return pairs.cpu_ratios() if self.device == "cpu" else pairs.wall_ratios()
 
     def clip(self, frames: int) -> Path:
         """The first frames of the real video, unlike any clip made before."""
@@ -93,6 +104,19 @@ class Bench:
         wall_s = time.perf_counter() - began_s
         return Cost(job.ledger.inferred, wall_s, cpu_s(self.stack.pid) - cpu_began_s)
 
+    def triton_use(self) -> dict[str, object]:
+        """How full Triton's batches were so far, in frames, and how busy its GPU is, where it has one."""
+        answer = httpx.get(self.client.readiness().triton_metrics_url)
+        samples = [each for family in text_string_to_metric_families(answer.text) for each in family.samples]
+
+        def total(name: str) -> float:
+            return sum(sample.value for sample in samples if sample.name == name)
+
+        use: dict[str, object] = {"batch fill": total("nv_inference_count") / max(total("nv_inference_exec_count"), 1)}
+        if any(sample.name == "nv_gpu_utilization" for sample in samples):
+            use["GPU use"] = total("nv_gpu_utilization")
+        return use
+
 
 @contextmanager
 def open_bench(lab: Lab, **settings: str) -> Iterator[Bench]:
@@ -100,6 +124,7 @@ def open_bench(lab: Lab, **settings: str) -> Iterator[Bench]:
     data_dir = lab.scratch / f"data{time.monotonic_ns()}"
     environment = {
         "TRIREEL_MODEL_REPOSITORY": str(lab.repository),
+        "TRIREEL_DEVICE": lab.device,
         **{f"TRIREEL_{name}": value for name, value in settings.items()},
     }
     with embedded_stack(data_dir, environment) as stack, Client(stack.url) as client:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
+import subprocess
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -18,6 +20,7 @@ def describe_machine() -> dict[str, object]:
     """JSON's types only; names no host and no path."""
     return {
         "cpu": _cpu_name(),
+        "gpu": _gpu_name(),
         "cores": usable_cores(),
         "memory_gib": round(psutil.virtual_memory().total / GIB, 1),
         "kernel": platform.release(),
@@ -35,6 +38,14 @@ def _cpu_name() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.machine()
+
+
+def _gpu_name() -> str | None:
+    if shutil.which("nvidia-smi") is None:
+        return None
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    asked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    return asked.stdout.strip().splitlines()[0] if asked.returncode == 0 and asked.stdout.strip() else None
 
 
 class StealMeter:

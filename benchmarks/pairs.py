@@ -44,11 +44,15 @@ class Pairs:
         """Reference / ours, per frame: 1 where ours costs no more, 0.5 where it costs twice as much."""
         return [reference.cpu_ms_per_frame / ours.cpu_ms_per_frame for reference, ours in self.costs]
 
+    def wall_ratios(self) -> list[float]:
+        """As `cpu_ratios`, of wall time."""
+        return [reference.wall_ms_per_frame / ours.wall_ms_per_frame for reference, ours in self.costs]
+
     def beside(self) -> dict[str, object]:
         """What is printed beside the ratio."""
-        wall = [reference.wall_ms_per_frame / ours.wall_ms_per_frame for reference, ours in self.costs]
         return {
-            "wall ratio": statistics.median(wall),
+            "CPU ratio": statistics.median(self.cpu_ratios()),
+            "wall ratio": statistics.median(self.wall_ratios()),
             "reference CPU ms/frame": statistics.median(reference.cpu_ms_per_frame for reference, _ in self.costs),
             "our CPU ms/frame": statistics.median(ours.cpu_ms_per_frame for _, ours in self.costs),
             "our frames/s": statistics.median(1000 / ours.wall_ms_per_frame for _, ours in self.costs),

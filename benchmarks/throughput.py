@@ -26,6 +26,7 @@ CLIP_FRAMES: Final = 100
 IMGSZ: Final = 640
 STRIDE: Final = 32
 LIMIT_EVERY_NTH: Final = 3
+GPU_BATCH: Final = 16
 
 
 def e2e_vs_raw(lab: Lab) -> list[Row]:
@@ -34,9 +35,10 @@ def e2e_vs_raw(lab: Lab) -> list[Row]:
         pairs = measure_pairs(
             lambda: alone.cost(CLIP_FRAMES), lambda: bench.job_cost(lab.clip(CLIP_FRAMES)), pairs=lab.pairs
         )
+        use = bench.triton_use()
     overlaps = [ours.wall_s * usable_cores() / ours.cpu_s for _, ours in pairs.costs]
     return [
-        row_of_ratios("e2e_vs_raw", pairs.cpu_ratios(), at_least(0.90), beside=pairs.beside()),
+        row_of_ratios("e2e_vs_raw", lab.ratios(pairs), at_least(0.90), beside=pairs.beside() | use),
         row_of_ratios("overlap", overlaps, at_most(1.10)),
     ]
 
@@ -48,9 +50,7 @@ def triton_tax(lab: Lab) -> list[Row]:
     for transport, least in transports:
         with open_closed_loop(lab, np.load(frames_of(lab)), transport) as loop, open_onnx_alone(lab) as alone:
             pairs = measure_pairs(lambda: alone.cost(CLIP_FRAMES), lambda: loop.cost(CLIP_FRAMES), pairs=lab.pairs)
-        rows.append(
-            row_of_ratios(f"triton_tax.{transport}", pairs.cpu_ratios(), at_least(least), beside=pairs.beside())
-        )
+        rows.append(row_of_ratios(f"triton_tax.{transport}", lab.ratios(pairs), at_least(least), beside=pairs.beside()))
     return rows
 
 
@@ -61,7 +61,7 @@ def vs_ultralytics(lab: Lab) -> list[Row]:
         pairs = measure_pairs(
             lambda: ultralytics.cost(CLIP_FRAMES), lambda: bench.job_cost(lab.clip(CLIP_FRAMES)), pairs=lab.pairs
         )
-    return [row_of_ratios("vs_ultralytics", pairs.cpu_ratios(), at_least(0.97), beside=pairs.beside())]
+    return [row_of_ratios("vs_ultralytics", lab.ratios(pairs), at_least(0.97), beside=pairs.beside())]
 
 
 def stride(lab: Lab) -> list[Row]:
@@ -72,7 +72,7 @@ def stride(lab: Lab) -> list[Row]:
             lambda: _per_source_frame(bench.job_cost(lab.clip(5 * CLIP_FRAMES), every_nth=5), every_nth=5),
             pairs=lab.pairs,
         )
-    return [row_of_ratios("stride", pairs.cpu_ratios(), at_least(4.5), beside=pairs.beside())]
+    return [row_of_ratios("stride", lab.ratios(pairs), at_least(4.5), beside=pairs.beside())]
 
 
 def _per_source_frame(cost: Cost, *, every_nth: int) -> Cost:
@@ -88,7 +88,7 @@ def limit_ratio(lab: Lab) -> list[Row]:
             lambda: bench.job_cost(lab.hd_clip(LIMIT_EVERY_NTH * CLIP_FRAMES), every_nth=LIMIT_EVERY_NTH),
             pairs=lab.pairs,
         )
-    return [row_of_ratios("limit_ratio", pairs.cpu_ratios(), at_least(0.92), beside=pairs.beside())]
+    return [row_of_ratios("limit_ratio", lab.ratios(pairs), at_least(0.92), beside=pairs.beside())]
 
 
 def _sum_of_parts(clip: Path, loop: ClosedLoop) -> Cost:
@@ -115,9 +115,10 @@ def _sum_of_parts(clip: Path, loop: ClosedLoop) -> Cost:
 
 @contextmanager
 def open_onnx_alone(lab: Lab) -> Iterator[Reference]:
-    """ONNX Runtime on the frames of the clip, with the threads that the served model has: one run a core."""
-    program = open_reference(lab.triton_python, "onnx_alone.py", lab.graph, frames_of(lab), usable_cores(), 1, 1)
-    with program as alone:
+    """ONNX Runtime on the frames of the clip as the served model runs it: a frame a core, or a GPU's batch at once."""
+    side_by_side, batch = (usable_cores(), 1) if lab.device == "cpu" else (1, GPU_BATCH)
+    arguments = (lab.graph, frames_of(lab), lab.device, side_by_side, 1, batch)
+    with open_reference(lab.triton_python, "onnx_alone.py", *arguments) as alone:
         yield alone
 
 

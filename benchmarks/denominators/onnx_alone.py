@@ -3,7 +3,7 @@
 Runs in the embedded Triton's environment, for it must be the same ONNX Runtime. Reads a line `FRAMES` from standard
 input, infers so many, answers with a line of JSON, and so on until the input ends.
 
-    python onnx_alone.py GRAPH FRAMES_NPY RUNS_SIDE_BY_SIDE THREADS_EACH BATCH
+    python onnx_alone.py GRAPH FRAMES_NPY cpu|gpu RUNS_SIDE_BY_SIDE THREADS_EACH BATCH
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import onnxruntime
 
+PROVIDERS = {"cpu": "CPUExecutionProvider", "gpu": "CUDAExecutionProvider"}
+
 
 def main(arguments: list[str]) -> None:
-    graph, frames_path = arguments[:2]
-    side_by_side, threads, batch = (int(text) for text in arguments[2:])
+    graph, frames_path, device = arguments[:3]
+    side_by_side, threads, batch = (int(text) for text in arguments[3:])
     # Mapped and read once, so that no page is fetched while the clock runs.
     frames = np.ascontiguousarray(np.load(frames_path))
     options = onnxruntime.SessionOptions()
@@ -28,7 +30,11 @@ def main(arguments: list[str]) -> None:
     options.inter_op_num_threads = 1
     # As in the model that Triton serves: with spinning the other side would look better than it is.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    if device == "gpu":
+        onnxruntime.preload_dlls()
+    session = onnxruntime.InferenceSession(graph, options, providers=[PROVIDERS[device]])
+    if session.get_providers()[0] != PROVIDERS[device]:
+        sys.exit(f"{PROVIDERS[device]} was asked for, but ONNX Runtime runs on {session.get_providers()[0]}")
 
     def infer(start: int) -> int:
         part = np.take(frames, range(start, start + batch), axis=0, mode="wrap")
