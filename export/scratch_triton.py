@@ -45,10 +45,8 @@ async def open_scratch_triton(
         async def infer(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
             batch = as_batch(frames, model)
             with triton_errors(str(model.version)):
-                answer = await connection.call(
-                    "ModelInfer",
-                    lambda: build_request(model.version, batch, region=None, offset=0),
-                    timeout_s=REQUEST_TIMEOUT_S,
+                answer = await connection.infer(
+                    lambda: build_request(model.version, batch, region=None, offset=0), timeout_s=REQUEST_TIMEOUT_S
                 )
             return candidates_from(answer, frames=len(frames), model=model.version)
 
