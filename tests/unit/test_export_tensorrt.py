@@ -28,9 +28,10 @@ def test_profile_spans_all_that_triton_may_batch() -> None:
     assert profile.largest == (TENSORRT.max_batch, 640, 640, 3)
 
 
-def test_command_names_files_and_shapes() -> None:
+def test_command_names_files_and_shapes_and_keeps_the_types_of_the_graph() -> None:
     assert trtexec_command(CARD, Path("models/a b/1")).split(" --") == [
-        "trtexec '--onnx=models/a b/1/model.onnx' '--saveEngine=models/a b/1/model.plan'",
+        "trtexec",
+        "stronglyTyped '--onnx=models/a b/1/model.onnx' '--saveEngine=models/a b/1/model.plan'",
         "minShapes=frames:1x32x32x3",
         "optShapes=frames:8x384x640x3",
         "maxShapes=frames:32x640x640x3",
