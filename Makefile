@@ -24,7 +24,10 @@ HASHED = $(PIP_INSTALL) --require-hashes
 SERVE_LIBRARIES := .venv/.libraries
 SERVE := .venv/.complete
 DEV := .venv/.complete-dev
-TRITON := .venv-triton/.complete
+# GPU=1: the embedded Triton's ONNX Runtime comes with CUDA, and the benchmarks measure there.
+GPU ?=
+TRITON_PINS := requirements/triton$(if $(GPU),-gpu).txt
+TRITON := .venv-triton/.complete$(if $(GPU),-gpu)
 EXPORT := .venv-export/.complete
 
 .PHONY: help
@@ -43,8 +46,8 @@ serve: $(SERVE) $(TRITON) ## the API on http://127.0.0.1:8080, with a Triton of 
 	.venv/bin/trireel serve
 
 .PHONY: model
-model: model-arguments $(TRITON) $(EXPORT) ## export, certify and publish: WEIGHTS=yolo11n.pt NAME=yolo11n [FRAMES=folder]
-	.venv-export/bin/python -m export "$(WEIGHTS)" "$(NAME)" $(if $(FRAMES),--frames "$(FRAMES)")
+model: model-arguments $(TRITON) $(EXPORT) ## export, certify and publish: WEIGHTS=yolo11n.pt NAME=yolo11n [FRAMES=folder] [HALF=1]
+	.venv-export/bin/python -m export "$(WEIGHTS)" "$(NAME)" $(if $(FRAMES),--frames "$(FRAMES)") $(if $(HALF),--half)
 
 .PHONY: model-arguments
 model-arguments:
@@ -72,6 +75,15 @@ check: $(SERVE) $(DEV) ## lint, types, import contracts, names and sizes
 	.venv/bin/lint-imports --no-cache --no-logo
 	.venv/bin/python -m pytest -q tests/repository/test_names_and_sizes.py
 
+.PHONY: bench
+bench: $(SERVE) $(DEV) $(TRITON) $(EXPORT) ## the table of BENCHMARKS.md: [ONLY=name] [GPU=1] [WEIGHTS=yolo11n.pt VIDEO=video.mp4]
+	.venv/bin/python -m benchmarks $(if $(ONLY),--only $(ONLY)) $(if $(GPU),--gpu) \
+		$(if $(WEIGHTS),--weights "$(WEIGHTS)") $(if $(filter-out default file,$(origin VIDEO)),--video "$(VIDEO)")
+
+.PHONY: bench-guard
+bench-guard: $(SERVE) $(DEV) $(TRITON) $(EXPORT) ## its quick rows; fails when a ratio fell by more than 15 %
+	.venv/bin/python -m benchmarks --guard
+
 .PHONY: clean
 clean: ## remove environments and caches; videos, results and models stay
 	rm -rf .venv .venv-triton .venv-export .mypy_cache .ruff_cache .pytest_cache .hypothesis .build
@@ -92,10 +104,10 @@ $(DEV): $(SERVE_LIBRARIES) requirements/dev.txt
 	@.venv/$(PIP_INSTALL) -r requirements/dev.txt
 	@touch $@
 
-$(TRITON): requirements/triton.txt requirements/pytriton.txt
+$(TRITON): $(TRITON_PINS) requirements/pytriton.txt
 	@echo "Setting up .venv-triton (the embedded Triton) ..."
 	@python=$$(requirements/find_python.sh triton) && "$$python" -m venv --clear .venv-triton
-	@.venv-triton/$(HASHED) -r requirements/triton.txt
+	@.venv-triton/$(HASHED) -r $(TRITON_PINS)
 	@.venv-triton/$(HASHED) --no-deps -r requirements/pytriton.txt
 	@touch $@
 

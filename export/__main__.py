@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from export.spec import ExportSpec
+from export.spec import ExportSpec, Precision
 from orchestrator.core.contract import DEFAULT_FLOOR, DEFAULT_IOU
 from orchestrator.errors import ExportError, TrireelError
 from orchestrator.settings import Settings, load_settings
@@ -56,6 +56,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--floor", type=float, default=DEFAULT_FLOOR, help="least confidence stored (%(default)s; 0.001 to measure mAP)"
     )
     parser.add_argument("--iou", type=float, default=DEFAULT_IOU, help="IoU of the suppression (%(default)s)")
+    parser.add_argument(
+        "--half", action="store_true", help="let the network compute in float16: for GPUs; certified with looser limits"
+    )
     parser.add_argument("--repository", type=Path, help="model repository (TRIREEL_MODEL_REPOSITORY)")
     return parser
 
@@ -70,6 +73,7 @@ def spec_from(options: argparse.Namespace, settings: Settings) -> ExportSpec:
         iou=options.iou,
         imgsz=options.imgsz,
         frames=options.frames,
+        precision=Precision.FLOAT16 if options.half else Precision.FLOAT32,
     )
 
 

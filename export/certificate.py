@@ -101,10 +101,12 @@ class Certificate:
             "graph": _figures(self.graph),
             "triton": _figures(self.triton),
             "limits": {
+                "precision": limits.precision.value,
                 "confidence": limits.confidence,
                 "border": limits.border,
                 "least_iou": limits.least_iou,
                 "most_confidence_move": limits.most_confidence_move,
+                "most_ties_share": limits.most_ties_share,
                 "most_raw_score_move": limits.most_raw_score_move,
                 "most_raw_box_move_px": limits.most_raw_box_move_px,
             },
@@ -118,7 +120,8 @@ def _figures(comparison: Comparison) -> dict[str, object]:
         "boxes_compared": comparison.boxes,
         "least_iou": comparison.least_iou,
         "most_confidence_move": comparison.most_confidence_move,
-        "failures": comparison.failures[:MOST_FAILURES_TOLD],
+        "ties": len(comparison.ties),
+        "failures": comparison.faults()[:MOST_FAILURES_TOLD],
     }
 
 
@@ -128,17 +131,22 @@ async def certify(
     answers: Sequence[SourceAnswer],
     infer: Infer,
     *,
+    limits: Limits,
+    suppression_iou: float | None,
     made_with: Mapping[str, str],
 ) -> Certificate:
-    """Compare all sides. answers: of the source network, one for each batch of evidence. infer: asks Triton."""
-    limits = Limits()
-    raw, by_graph, by_triton = RawComparison(limits=limits), Comparison(limits=limits), Comparison(limits=limits)
+    """Compare all sides. answers: of the source network, one for each batch of evidence. infer: asks Triton.
+
+    suppression_iou: as in `Comparison`.
+    """
+    raw = RawComparison(limits=limits)
+    by_graph, by_triton = (Comparison(limits=limits, suppression_iou=suppression_iou) for _ in range(2))
     session = onnxruntime.InferenceSession(expose_raw(graph).SerializeToString(), providers=["CPUExecutionProvider"])
     for item, answer in zip(evidence, answers, strict=True):
         _compare_graph(session, item, answer, raw=raw, boxes=by_graph)
         await _compare_triton(infer, item, answer, by_triton)
     boxes = sum(int((rows[:, CONFIDENCE] >= limits.confidence).sum()) for answer in answers for rows in answer.boxes)
-    verdict, reason = _judge(boxes, [*raw.failures, *by_graph.failures, *by_triton.failures])
+    verdict, reason = _judge(boxes, [*raw.failures, *by_graph.faults(), *by_triton.faults()])
     return Certificate(
         verdict=verdict,
         reason=reason,
@@ -159,7 +167,7 @@ def _judge(boxes: int, failures: Sequence[str]) -> tuple[Verdict, str]:
             f"only {boxes} boxes of the source network were compared, {ENOUGH_BOXES} are needed; "
             "certify with frames that show its classes (FRAMES=)"
         )
-    return Verdict.PASSED, f"{boxes} boxes of the source network, and none lost, added or moved"
+    return Verdict.PASSED, f"{boxes} boxes of the source network, and none lost, added or moved beyond the limits"
 
 
 def _compare_graph(

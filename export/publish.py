@@ -22,6 +22,7 @@ from typing import Final
 import onnx
 
 from export.certificate import Certificate, SourceAnswer, Verdict, certify
+from export.comparison import LIMITS
 from export.evidence import Evidence, gather_evidence, load_pictures
 from export.graph import Head, join_to_contract
 from export.repository import add_version, locked, write_configs
@@ -37,7 +38,6 @@ from orchestrator.settings import TritonSettings
 Say = Callable[[str], None]
 
 LABELS_FILE: Final = "labels.txt"
-PRECISION: Final = "float32"
 # Said by versions that only a scratch repository has seen.
 UNCERTIFIED: Final = "none"
 TOOLS: Final = ("ultralytics", "torch", "onnx", "onnxruntime", "onnxslim", "numpy")
@@ -76,9 +76,8 @@ async def publish(spec: ExportSpec, triton: TritonSettings, say: Say) -> Publish
 
 
 def build_draft(source: SourceNetwork, spec: ExportSpec) -> Draft:
-    graph = join_to_contract(
-        export_raw(source), head=source.head, class_count=len(source.class_names), floor=spec.floor, iou=spec.iou
-    )
+    raw = export_raw(source, spec.precision)
+    graph = join_to_contract(raw, head=source.head, class_count=len(source.class_names), floor=spec.floor, iou=spec.iou)
     return Draft(spec=spec, source=source, graph=graph)
 
 
@@ -91,7 +90,7 @@ async def publish_draft(draft: Draft, triton: TritonSettings, say: Say) -> Publi
         card = write_version(built, draft)
         write_configs(built.parent, {1: card})
         certificate = await certify_draft(draft, triton, scratch, say)
-        say(f"certificate {certificate.verdict}: {certificate.reason}")
+        say(f"certificate {certificate.verdict} ({spec.precision}): {certificate.reason}")
         if certificate.verdict is Verdict.FAILED:
             raise CertificateFailedError(f"{spec.name} was not published: {certificate.reason}")
         card = dataclasses.replace(card, certificate=certificate.verdict.value)
@@ -127,7 +126,7 @@ def write_version(folder: Path, draft: Draft) -> ModelCard:
         imgsz=source.imgsz,
         floor=spec.floor,
         iou=spec.iou,
-        precision=PRECISION,
+        precision=spec.precision.value,
         digest=hashlib.sha256(content).hexdigest(),
         weights_sha256=source.weights_sha256,
         certificate=UNCERTIFIED,
@@ -143,7 +142,15 @@ async def certify_draft(draft: Draft, triton: TritonSettings, scratch: Path, say
     answers = await asyncio.to_thread(_answers, draft, evidence)
     say("starting a Triton of its own for the version")
     async with open_scratch_triton(triton, scratch / "models", spec.name, log_dir=scratch / "logs") as infer:
-        return await certify(draft.graph, evidence, answers, infer, made_with=made_with())
+        return await certify(
+            draft.graph,
+            evidence,
+            answers,
+            infer,
+            limits=LIMITS[spec.precision],
+            suppression_iou=spec.iou if source.head is Head.ONE_TO_MANY else None,
+            made_with=made_with(),
+        )
 
 
 def _answers(draft: Draft, evidence: list[Evidence]) -> list[SourceAnswer]:

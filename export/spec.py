@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
@@ -14,12 +15,20 @@ MODEL_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 LARGEST_IMGSZ: Final = 1_920
 
 
+class Precision(StrEnum):
+    """What the network computes in. Boxes are decoded and suppressed in float32 either way."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportSpec:
     """weights: an Ultralytics checkpoint. name: of the model in `repository`.
 
     floor: confidence under which the graph stores nothing. iou: of its suppression. imgsz: longer side of a frame in
     model px, None for what the weights were trained with. frames: the user's own images or video for the certificate.
+    precision: of the network; the certificate has limits for each.
     Raises ExportError where a field cannot be meant.
     """
 
@@ -30,6 +39,7 @@ class ExportSpec:
     iou: float = DEFAULT_IOU
     imgsz: int | None = None
     frames: Path | None = None
+    precision: Precision = Precision.FLOAT32
 
     def __post_init__(self) -> None:
         if not self.weights.is_file():

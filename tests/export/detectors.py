@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +18,8 @@ from export.evidence import gather_evidence
 from export.to_onnx import PICTURES, SourceNetwork, load_source
 
 CLASS_NAMES: Final = ("ant", "bee", "cat", "dog", "elk")
+# Changes a last layer of a head, given what it answers to pictures and then to noise.
+Scale = Callable[..., None]
 # Small, since tests have the time of everybody who runs them.
 IMGSZ: Final = 160
 
@@ -38,19 +41,22 @@ def crops(count: int, height_px: int, width_px: int) -> NDArray[np.uint8]:
     return np.stack([np.asarray(cv2.resize(part, (width_px, height_px)), dtype=np.uint8) for part in parts])
 
 
-def write_checkpoint(path: Path, kind: str, *, imgsz: int = IMGSZ) -> Path:
-    """Write a checkpoint of a `kind` such as "yolo11n" whose random weights find a crowd of boxes in pictures."""
+def write_checkpoint(path: Path, kind: str, *, imgsz: int = IMGSZ, is_calm: bool = False) -> Path:
+    """Write a checkpoint of a `kind` such as "yolo11n" whose random weights find a crowd of boxes in pictures.
+
+    is_calm: boxes too small to overlap, and classes that stand apart, so that little hangs on the last bits.
+    """
     torch.manual_seed(0)
     detector = DetectionModel(f"{kind}.yaml", ch=3, nc=len(CLASS_NAMES), verbose=False)
     _calibrate(detector)
-    _spread_answers(detector)
+    _spread_answers(detector, CALM if is_calm else CROWDED)
     detector.names = dict(enumerate(CLASS_NAMES))
     torch.save({"model": detector.half(), "train_args": {"task": "detect", "imgsz": imgsz}}, path)
     return path
 
 
-def source_of(folder: Path, kind: str, *, imgsz: int = IMGSZ) -> SourceNetwork:
-    return load_source(write_checkpoint(folder / f"{kind}.pt", kind, imgsz=imgsz), None)
+def source_of(folder: Path, kind: str, *, imgsz: int = IMGSZ, is_calm: bool = False) -> SourceNetwork:
+    return load_source(write_checkpoint(folder / f"{kind}.pt", kind, imgsz=imgsz, is_calm=is_calm), None)
 
 
 def _calibrate(detector: Any) -> None:
@@ -65,7 +71,7 @@ def _calibrate(detector: Any) -> None:
     detector.eval()
 
 
-def _spread_answers(detector: Any) -> None:
+def _spread_answers(detector: Any, scales: Mapping[str, Scale]) -> None:
     """Scale the last layers so that pictures are full of strong boxes, and noise has none that are certain.
 
     Scores that are 1 to the last bit have no order, so nothing could be compared.
@@ -74,7 +80,7 @@ def _spread_answers(detector: Any) -> None:
     head = detector.model[-1]
     hooks = [
         branch[-1].register_forward_hook(partial(scale, pictures=len(mosaics)))
-        for name, scale in {"cv2": _scale_boxes, "cv3": _scale_scores}.items()
+        for name, scale in scales.items()
         for branch in [*getattr(head, name), *(getattr(head, f"one2one_{name}", None) or [])]
     ]
     with torch.no_grad():
@@ -97,6 +103,32 @@ def _scale_scores(layer: Any, _inputs: object, answers: torch.Tensor, *, picture
         gain = 1.5 / unbiased[pictures:].std()
         layer.weight *= gain
         layer.bias[:] = -0.9 - gain * unbiased[:pictures].mean()
+
+
+def _shrink_boxes(layer: Any, _inputs: object, answers: torch.Tensor, *, pictures: int) -> None:
+    """Sides of about half a cell of the grid; the answers are distances, or 16 bins for each."""
+    unbiased = answers - layer.bias[None, :, None, None]
+    bins = torch.arange(len(layer.bias) // 4)
+    with torch.no_grad():
+        gain = 0.05 / unbiased.std()
+        layer.weight *= gain
+        wanted = torch.full((4,), 0.6) if len(bins) == 1 else -bins.float().repeat(4)
+        layer.bias[:] = wanted - gain * unbiased[:pictures].mean((0, 2, 3))
+
+
+def _part_scores(layer: Any, _inputs: object, answers: torch.Tensor, *, pictures: int) -> None:
+    """One class over 0.25 and the others far below it; on the finest grid nothing, or frames would be full."""
+    unbiased = answers - layer.bias[None, :, None, None]
+    is_finest = answers.shape[-1] == IMGSZ // 8
+    wanted = torch.linspace(-3.0, -0.5, len(layer.bias)) - (6.0 if is_finest else 0.0)
+    with torch.no_grad():
+        gain = 0.3 / unbiased[pictures:].std()
+        layer.weight *= gain
+        layer.bias[:] = wanted - gain * unbiased[:pictures].mean((0, 2, 3))
+
+
+CROWDED: Final[Mapping[str, Scale]] = {"cv2": _scale_boxes, "cv3": _scale_scores}
+CALM: Final[Mapping[str, Scale]] = {"cv2": _shrink_boxes, "cv3": _part_scores}
 
 
 @cache

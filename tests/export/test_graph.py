@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 from ultralytics.utils.nms import non_max_suppression
 
-from export.comparison import Comparison, Limits, compare_frames
+from export.comparison import FLOAT16, FLOAT32, Comparison, compare_frames
 from export.graph import Head, build_choice, join_to_contract
+from export.spec import Precision
 from export.to_onnx import answer_of_source, export_raw
 from orchestrator.core.contract import CANDIDATES, FRAMES
 from orchestrator.errors import ExportError
@@ -108,13 +109,44 @@ def test_boxes_of_different_classes_never_suppress_each_other() -> None:
 def test_whole_graph_answers_like_the_source_network(tmp_path: Path, kind: str) -> None:
     source = source_of(tmp_path, kind)
     graph = join_to_contract(export_raw(source), head=source.head, class_count=len(CLASS_NAMES), floor=FLOOR, iou=IOU)
-    comparison = Comparison(limits=Limits())
+    comparison = Comparison(limits=FLOAT32)
     for height_px, width_px in ((96, 160), (32, 160), (64, 64)):
         frames = crops(3, height_px, width_px)
         answer = answer_of_source(source, frames, floor=FLOOR, iou=IOU)
         compare_frames(answer.boxes, run(graph, {FRAMES: frames})[CANDIDATES], comparison, f"{width_px}x{height_px}")
     assert comparison.failures == []
     assert comparison.boxes > 50
+
+
+# YOLO11 as float16 is in test_certificate and test_publish.
+@pytest.mark.parametrize("kind", ["yolov8n", "yolo26n"])
+def test_a_float16_network_answers_like_its_source_up_to_the_decoded_head(tmp_path: Path, kind: str) -> None:
+    source = source_of(tmp_path, kind, is_calm=True)
+    raw = export_raw(source, Precision.FLOAT16)
+    graph = join_to_contract(raw, head=source.head, class_count=len(CLASS_NAMES), floor=FLOOR, iou=IOU)
+    comparison = Comparison(limits=FLOAT16, suppression_iou=IOU if source.head is Head.ONE_TO_MANY else None)
+    for height_px, width_px in ((96, 160), (32, 160), (64, 64)):
+        frames = crops(3, height_px, width_px)
+        answer = answer_of_source(source, frames, floor=FLOOR, iou=IOU)
+        compare_frames(answer.boxes, run(graph, {FRAMES: frames})[CANDIDATES], comparison, f"{width_px}x{height_px}")
+    assert comparison.faults() == []
+    assert comparison.boxes > 50
+
+    types = types_in(raw)
+    layers = [node for node in raw.graph.node if node.op_type == "Conv" and "/dfl/" not in node.name]
+    assert {types[name] for node in layers for name in (*node.input, *node.output)} == {onnx.TensorProto.FLOAT16}
+    last_sigmoid = next(node for node in reversed(raw.graph.node) if node.op_type == "Sigmoid")
+    decoding = [last_sigmoid, *(node for node in raw.graph.node if "/dfl/" in node.name and node.op_type == "Conv")]
+    assert len(decoding) == (2 if kind == "yolov8n" else 1)
+    assert {types[name] for node in decoding for name in (*node.input, *node.output)} == {onnx.TensorProto.FLOAT}
+
+
+def types_in(graph: onnx.ModelProto) -> dict[str, int]:
+    """The element type of each tensor, by its name."""
+    inner = onnx.shape_inference.infer_shapes(graph).graph
+    values = [*inner.value_info, *inner.input, *inner.output]
+    types = {value.name: value.type.tensor_type.elem_type for value in values}
+    return types | {tensor.name: tensor.data_type for tensor in inner.initializer}
 
 
 def test_the_same_weights_give_the_same_graph(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from export.evidence import load_pictures
 from export.graph import join_to_contract
 from export.publish import Draft, publish, publish_draft
 from export.repository import published_cards
-from export.spec import ExportSpec
+from export.spec import ExportSpec, Precision
 from export.to_onnx import export_raw, load_source
 from orchestrator.core.contract import CERTIFICATE_FILE, METADATA_FILE
 from orchestrator.errors import CertificateFailedError
@@ -64,6 +64,24 @@ async def test_every_family_is_published_with_a_passing_certificate(
     assert certificate["triton"]["boxes_compared"] > certificate["boxes"] >= 50
     assert (published.folder / "labels.txt").read_text().split() == list(CLASS_NAMES)
     assert any("trtexec" in line or "TensorRT plan for" in line for line in said)
+
+
+async def test_a_float16_version_is_published_with_a_certificate_of_float16(
+    tmp_path: Path, triton: TritonSettings
+) -> None:
+    weights = write_checkpoint(tmp_path / "weights.pt", "yolo11n", is_calm=True)
+    spec = dataclasses.replace(spec_for(weights, triton, "half"), precision=Precision.FLOAT16)
+    published = await publish(spec, triton, lambda line: None)
+    assert (published.card.precision, published.card.certificate) == ("float16", "passed")
+    assert published_cards(spec.model_folder) == {1: published.card}
+    certificate, metadata = (
+        json.loads((published.folder / name).read_text()) for name in (CERTIFICATE_FILE, METADATA_FILE)
+    )
+    assert (certificate["limits"]["precision"], metadata["card"]["precision"]) == ("float16", "float16")
+    assert certificate["triton"]["boxes_compared"] > certificate["boxes"] >= 50
+    # Two bytes a weight, and the rest of the graph.
+    weights_count = sum(parameter.numel() for parameter in load_source(weights, None).detector.parameters())
+    assert (published.folder / "model.onnx").stat().st_size < 3 * weights_count
 
 
 async def test_a_spoiled_version_publishes_nothing_and_a_good_one_is_the_next(

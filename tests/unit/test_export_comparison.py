@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from export.comparison import Comparison, Limits, compare_frames, iou_matrix
+from export.comparison import FLOAT16, FLOAT32, LIMITS, Comparison, compare_frames, iou_matrix
+from export.spec import Precision
 
 CAR = [10.0, 10.0, 110.0, 60.0, 0.9, 2.0]
 PERSON = [200.0, 20.0, 240.0, 120.0, 0.6, 0.0]
@@ -22,13 +23,13 @@ def changed(box: list[float], **moves: float) -> list[float]:
 
 
 def failures(expected: NDArray[np.float32], found: NDArray[np.float32]) -> list[str]:
-    comparison = Comparison(limits=Limits())
+    comparison = Comparison(limits=FLOAT32)
     comparison.add(expected, found, "here")
     return comparison.failures
 
 
 def test_equal_rows_pass_and_are_counted() -> None:
-    comparison = Comparison(limits=Limits())
+    comparison = Comparison(limits=FLOAT32)
     comparison.add(rows(CAR, PERSON), rows(CAR, PERSON), "here")
     assert (comparison.failures, comparison.boxes, comparison.frames) == ([], 2, 1)
     assert (comparison.least_iou, comparison.most_confidence_move) == (1.0, 0.0)
@@ -80,13 +81,13 @@ def test_a_full_frame_may_end_with_other_boxes() -> None:
 def test_every_position_of_a_batch_is_compared() -> None:
     candidates = np.zeros((3, 300, 6), dtype=np.float32)
     candidates[0, :1] = candidates[1, :1] = rows(CAR)
-    comparison = Comparison(limits=Limits())
+    comparison = Comparison(limits=FLOAT32)
     compare_frames([rows(CAR)] * 3, candidates, comparison, "graph")
     assert [sentence.partition(":")[0] for sentence in comparison.failures] == ["graph, position 2"]
 
 
 def test_a_missing_answer_fails() -> None:
-    comparison = Comparison(limits=Limits())
+    comparison = Comparison(limits=FLOAT32)
     compare_frames([rows(CAR)] * 3, np.zeros((2, 300, 6), dtype=np.float32), comparison, "Triton")
     assert comparison.failures == ["Triton: 3 frames went in, 2 came out"]
 
@@ -99,3 +100,77 @@ def test_iou_is_shared_over_covered_area() -> None:
 def test_a_box_with_its_corners_swapped_covers_the_same_area() -> None:
     swapped = [*CAR[2:4], *CAR[:2], *CAR[4:]]
     assert failures(rows(swapped), rows(swapped)) == []
+
+
+# Limits and ties of float16.
+
+BIKE = [10.0, 10.0, 50.0, 40.0, 0.5, 1.0]
+
+
+def compared_as_half(
+    expected: NDArray[np.float32], found: NDArray[np.float32], *, suppression_iou: float | None = 0.7
+) -> Comparison:
+    """One frame with the boxes in question, and 100 others that are the same on both sides."""
+    others = rows(*[[60.0 * k, 500.0, 60.0 * k + 50, 550.0, 0.9, 0.0] for k in range(100)])
+    comparison = Comparison(limits=FLOAT16, suppression_iou=suppression_iou)
+    comparison.add(np.concatenate([expected, others]), np.concatenate([found, others]), "here")
+    return comparison
+
+
+def test_every_precision_has_limits_and_those_of_float32_are_the_issues() -> None:
+    assert set(LIMITS) == set(Precision)
+    assert all(limits.precision is precision for precision, limits in LIMITS.items())
+    assert (FLOAT32.confidence, FLOAT32.border, FLOAT32.least_iou) == (0.25, 0.005, 0.99)
+    assert (FLOAT32.most_confidence_move, FLOAT32.most_ties_share) == (0.005, 0.0)
+
+
+@pytest.mark.parametrize("change", [{"confidence": 0.015}, {"x2": 1.5}, {"y1": -0.5, "y2": 0.5}])
+def test_float16_may_differ_by_more_than_float32(change: dict[str, float]) -> None:
+    found = rows(changed(CAR, **change))
+    assert failures(rows(CAR), found) != []
+    comparison = compared_as_half(rows(CAR), found)
+    assert (comparison.faults(), comparison.ties) == ([], [])
+
+
+@pytest.mark.parametrize("change", [{"confidence": -0.03}, {"confidence": -0.7}, {"x1": 40.0, "x2": 40.0}])
+def test_float16_may_not_differ_by_anything(change: dict[str, float]) -> None:
+    assert compared_as_half(rows(BIKE), rows(changed(BIKE, **change))).faults() != []
+
+
+@pytest.mark.parametrize("confidence", [0.49, 0.51])
+def test_another_box_of_the_same_thing_is_a_tie_where_both_are_as_strong(confidence: float) -> None:
+    rival = [10.0, 10.0, 50.0, 46.0, confidence, 1.0]
+    comparison = compared_as_half(rows(BIKE), rows(rival))
+    assert (len(comparison.ties), comparison.faults()) == (2, [])
+
+
+def test_a_box_that_suppression_kept_beside_a_stronger_one_is_a_tie() -> None:
+    stronger = [10.0, 10.0, 50.0, 53.0, 0.9, 1.0]
+    for expected, found in ((rows(stronger, BIKE), rows(stronger)), (rows(stronger), rows(stronger, BIKE))):
+        comparison = compared_as_half(expected, found)
+        assert (len(comparison.ties), comparison.faults()) == (1, [])
+
+
+def test_another_class_of_the_same_box_is_a_tie_where_both_are_as_strong() -> None:
+    assert compared_as_half(rows(BIKE), rows(changed(BIKE, class_id=2.0, confidence=0.01))).faults() == []
+    assert compared_as_half(rows(BIKE), rows(changed(BIKE, class_id=2.0, confidence=-0.1))).faults() != []
+
+
+def test_where_nothing_is_suppressed_there_are_no_ties() -> None:
+    rival = [10.0, 10.0, 50.0, 46.0, 0.5, 1.0]
+    assert compared_as_half(rows(BIKE), rows(rival), suppression_iou=None).faults() != []
+
+
+def test_float32_knows_no_ties() -> None:
+    comparison = Comparison(limits=FLOAT32, suppression_iou=0.7)
+    comparison.add(rows(BIKE), rows([10.0, 10.0, 50.0, 46.0, 0.5, 1.0]), "here")
+    assert comparison.ties == []
+    assert comparison.faults() != []
+
+
+def test_more_ties_than_chance_makes_are_a_fault() -> None:
+    boxes = [[60.0 * k, 10.0, 60.0 * k + 50, 50.0, 0.5, 0.0] for k in range(40)]
+    larger = [[*box[:3], box[3] + 8.0, *box[4:]] for box in boxes]
+    comparison = compared_as_half(rows(*boxes), rows(*larger))
+    assert comparison.failures == []
+    assert comparison.faults()[0].startswith("80 ties among 100 boxes, first: here: lost class 0")

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from export.spec import ExportSpec
+from export.__main__ import build_parser, spec_from
+from export.spec import ExportSpec, Precision
 from orchestrator.errors import ExportError
+from orchestrator.settings import load_settings
 
 
 @pytest.fixture
@@ -22,6 +24,13 @@ def test_defaults_are_those_of_the_contract(weights: Path, tmp_path: Path) -> No
     spec = ExportSpec(weights=weights, name="yolo11n", repository=tmp_path)
     assert (spec.floor, spec.iou, spec.imgsz) == (0.05, 0.7, None)
     assert spec.model_folder == tmp_path / "yolo11n"
+    assert spec.precision is Precision.FLOAT32
+
+
+@pytest.mark.parametrize(("flags", "precision"), [([], Precision.FLOAT32), (["--half"], Precision.FLOAT16)])
+def test_half_asks_for_float16(weights: Path, flags: list[str], precision: Precision) -> None:
+    options = build_parser().parse_args([str(weights), "yolo11n", *flags])
+    assert spec_from(options, load_settings({})).precision is precision
 
 
 @pytest.mark.parametrize(
