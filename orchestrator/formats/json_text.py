@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Annotated, Final
 
 import msgspec
 import numpy as np
 
+from orchestrator.formats.detection_text import write_detections
 from orchestrator.formats.result_head import ResultHead
-from orchestrator.formats.rows import PTS_DECIMALS, Detection, detections_of
+from orchestrator.formats.rows import PTS_DECIMALS, Detection
 from orchestrator.results import DetectionBlock, ResultHeader
 
 _ENCODER: Final = msgspec.json.Encoder()
@@ -33,15 +35,6 @@ class ResultDocument(ResultHead, frozen=True):
     ]
 
 
-class FrameLine(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One line of ndjson: a sampled frame with its detections, best first. failed: why there is no picture."""
-
-    frame_index: int
-    pts_ms: float
-    detections: list[Detection]
-    failed: str | None = None
-
-
 async def encode_json(header: ResultHeader, blocks: AsyncIterator[DetectionBlock]) -> AsyncGenerator[bytes, None]:
     """One object: the head's members, `detections`, then `frame_count` and `failed_frames` of what was sent."""
     head = _ENCODER.encode(ResultHead.from_header(header))
@@ -51,7 +44,8 @@ async def encode_json(header: ResultHeader, blocks: AsyncIterator[DetectionBlock
         frame_count += len(block.frame_index)
         failed += _failed_frames(block)
         if len(block.detections):
-            yield separator + _ENCODER.encode(detections_of(block.detections, header.class_names))[1:-1]
+            written = await asyncio.to_thread(write_detections, block.detections, header.class_names)
+            yield separator + written.between(0, len(block.detections))
             separator = b","
     yield b'],"frame_count":%d,"failed_frames":%s}\n' % (frame_count, _ENCODER.encode(failed))
 
@@ -60,19 +54,25 @@ async def encode_ndjson(header: ResultHeader, blocks: AsyncIterator[DetectionBlo
     """The head on a line, then one line a sampled frame, those without detections included."""
     yield _ENCODER.encode(ResultHead.from_header(header)) + b"\n"
     async for block in blocks:
-        yield _ENCODER.encode_lines(_frame_lines(block, header))
+        yield await asyncio.to_thread(_frame_lines, block, header)
 
 
-def _frame_lines(block: DetectionBlock, header: ResultHeader) -> list[FrameLine]:
-    rows = detections_of(block.detections, header.class_names)
+def _frame_lines(block: DetectionBlock, header: ResultHeader) -> bytes:
+    """A line for each sampled frame: `frame_index`, `pts_ms`, `detections`, and `failed` where it gave no picture."""
+    written = write_detections(block.detections, header.class_names)
     frames = block.frame_index.tolist()
     starts = np.searchsorted(block.detections.frame_index, block.frame_index, side="left").tolist()
     ends = np.searchsorted(block.detections.frame_index, block.frame_index, side="right").tolist()
     times = np.round(block.pts_ms, PTS_DECIMALS).tolist()
-    return [
-        FrameLine(frame, pts_ms, rows[start:end], block.failed.get(frame))
+    return b"".join(
+        b'{"frame_index":%d,"pts_ms":%s,"detections":[%s]%s}\n'
+        % (frame, _ENCODER.encode(pts_ms), written.between(start, end), _failed_member(block.failed.get(frame)))
         for frame, pts_ms, start, end in zip(frames, times, starts, ends, strict=True)
-    ]
+    )
+
+
+def _failed_member(reason: str | None) -> bytes:
+    return b"" if reason is None else b',"failed":' + _ENCODER.encode(reason)
 
 
 def _failed_frames(block: DetectionBlock) -> list[FailedFrame]:

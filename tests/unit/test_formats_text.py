@@ -7,15 +7,19 @@ import io
 import json
 from collections.abc import AsyncIterator, Sequence
 
+import msgspec
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from orchestrator.core.rendering import detection_objects
 from orchestrator.core.types import Candidates
 from orchestrator.errors import FormatUnknownError
 from orchestrator.formats.csv_text import text_cell
+from orchestrator.formats.detection_text import DetectionText, write_detections
 from orchestrator.formats.format_table import FORMATS, format_named
-from orchestrator.formats.rows import detections_of
+from orchestrator.formats.rows import Detection
 from orchestrator.results import DetectionBlock, ResultHeader, ViewRequest
 from orchestrator.testing.fake_model import FakeModelCatalogue
 from orchestrator.testing.fake_reader import GeneratedVideo
@@ -131,11 +135,15 @@ def columns(count: int) -> tuple[Candidates, Sequence[str]]:
     ), names
 
 
-def test_rows_made_column_by_column_are_those_made_one_by_one() -> None:
+def objects_in(text: DetectionText) -> list[Detection]:
+    return msgspec.json.decode(b"[" + text.between(0, len(text.ends) - 1) + b"]", type=list[Detection])
+
+
+def test_objects_made_column_by_column_are_those_made_one_by_one() -> None:
     found, names = columns(2000)
     told = [
         [row.frame_index, row.pts_ms, row.class_id, row.class_name, row.confidence, *row.xyxy]
-        for row in detections_of(found, names)
+        for row in objects_in(write_detections(found, names))
     ]
     expected = [[*entry.values()] for entry in detection_objects(found, names) if isinstance(entry, dict)]
     flat = [[*entry[:5], *entry[5]] for entry in expected if isinstance(entry[5], list)]
@@ -146,6 +154,27 @@ def test_rows_made_column_by_column_are_those_made_one_by_one() -> None:
     assert (difference.max(axis=0) <= [1.1e-3, 1.1e-5, *[1.1e-2] * 4]).all()
 
 
-def test_no_detections_make_no_rows() -> None:
-    assert detections_of(Candidates.empty(), ["car"]) == []
-    assert len(detections_of(four_frames(), CLASS_NAMES)) == 4
+def test_any_part_of_the_objects_can_be_taken_out() -> None:
+    found, names = columns(10)
+    text = write_detections(found, names)
+    assert objects_in(text)[3:5] == msgspec.json.decode(b"[" + text.between(3, 5) + b"]", type=list[Detection])
+    assert text.between(4, 4) == b""
+
+
+def test_a_number_that_is_none_is_null() -> None:
+    found, names = columns(2)
+    found.boxes_xyxy[0, 1], found.confidence[1] = np.inf, np.nan
+    first, second = json.loads(b"[" + write_detections(found, names).between(0, 2) + b"]")
+    assert (first["xyxy"][1], second["confidence"]) == (None, None)
+
+
+@given(st.text())
+def test_any_class_name_is_told_as_it_is(name: str) -> None:
+    found, _ = columns(1)
+    found.class_ids[0] = 0
+    assert json.loads(write_detections(found, [name]).between(0, 1))["class_name"] == name
+
+
+def test_no_detections_make_no_objects() -> None:
+    assert objects_in(write_detections(Candidates.empty(), ["car"])) == []
+    assert len(objects_in(write_detections(four_frames(), CLASS_NAMES))) == 4
