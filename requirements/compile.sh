@@ -9,6 +9,7 @@ compile() {
 compile --generate-hashes pyproject.toml --output-file requirements/serve.txt
 compile --generate-hashes --constraint requirements/serve.txt requirements/build.in --output-file requirements/build.txt
 compile --generate-hashes requirements/triton.in --output-file requirements/triton.txt
+compile --generate-hashes requirements/triton-gpu.in --output-file requirements/triton-gpu.txt
 compile --generate-hashes --no-deps requirements/pytriton.in --output-file requirements/pytriton.txt
 compile --extra dev --constraint requirements/serve.txt pyproject.toml --output-file requirements/dev.txt
 compile --extra scale --constraint requirements/serve.txt pyproject.toml --output-file requirements/scale.txt
