@@ -213,7 +213,7 @@ def sizes(folder: Path) -> Iterator[str]:
 async def main(folder: Path) -> None:
     times = Times()
     settings = StorageSettings(
-        database_url=f"sqlite+aiosqlite:///{folder}/trireel.db", data_dir=folder, max_upload_bytes=2**40
+        database_url=f"sqlite:///{folder}/trireel.db", data_dir=folder, max_upload_bytes=2**40
     )
     with times.of("open all stores, first time"):
         async with open_stores(settings):

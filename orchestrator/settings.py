@@ -242,7 +242,7 @@ def load_settings(env: Mapping[str, str], *, cores: int | None = None) -> Settin
             model_repository=read.path("TRIREEL_MODEL_REPOSITORY"),
         ),
         storage=StorageSettings(
-            database_url=read.optional_text("TRIREEL_DATABASE_URL") or f"sqlite+aiosqlite:///{data_dir}/trireel.db",
+            database_url=read.optional_text("TRIREEL_DATABASE_URL") or f"sqlite:///{data_dir}/trireel.db",
             data_dir=data_dir,
             max_upload_bytes=max_upload_bytes,
         ),

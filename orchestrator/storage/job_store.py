@@ -1,14 +1,17 @@
-"""Jobs as rows: submitted, admitted, cancelled, expired and removed, each move with its events."""
+"""Jobs as rows: submitted, admitted, cancelled, expired and removed, each move with its events.
+
+What polls looks first, in a reading transaction, whether there is anything to be done: most often there is not, and
+nobody then waits for a turn to write.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import ColumnElement, and_, delete, func, insert, or_, select
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func, insert, or_, select
 
 from orchestrator.core.contract import ModelCard
 from orchestrator.core.fair_queue import joining
@@ -18,189 +21,224 @@ from orchestrator.core.states import JobState, RunState, SegmentState
 from orchestrator.core.types import JobSpec, RunSpec
 from orchestrator.errors import JobNotFoundError, JobTimeoutError, VideoNotFoundError
 from orchestrator.ports import Page
-from orchestrator.storage.engine import Database
 from orchestrator.storage.ids import new_id
-from orchestrator.storage.moves import RUNS, is_wanted, load_jobs, load_run, move_job, save_run, tell, times_at_work
+from orchestrator.storage.moves import (
+    RUNS,
+    is_any,
+    is_wanted,
+    load_jobs,
+    load_run,
+    move_job,
+    save_run,
+    tell,
+    times_at_work,
+)
 from orchestrator.storage.pages import read_page
 from orchestrator.storage.row_codec import job_row, run_row, to_job, to_run
 from orchestrator.storage.tables import jobs, models, runs, segments, videos
-from orchestrator.storage.uninterrupted import uninterrupted
+from orchestrator.storage.transactions import SqlStore, reading, writing
+
+JOBS: Final = select(jobs)
+JOB: Final = JOBS.where(jobs.c.id == bindparam("job_id"))
+JOBS_OF_RUN: Final = JOBS.where(jobs.c.run_id == bindparam("run_id")).order_by(jobs.c.seq)
+CANCELLING_JOBS: Final = JOBS.where(jobs.c.state == JobState.CANCELLING).order_by(jobs.c.seq)
+LIMITED_JOBS: Final = JOBS.where(jobs.c.state == JobState.RUNNING, jobs.c.timeout_s.is_not(None)).order_by(jobs.c.seq)
+QUEUED_JOBS: Final = JOBS.where(jobs.c.state == JobState.QUEUED)
+NEXT_QUEUED_JOBS: Final = QUEUED_JOBS.order_by(jobs.c.priority.desc(), jobs.c.seq).limit(bindparam("room"))
+COUNT_BY_STATE: Final = select(jobs.c.state, func.count()).group_by(jobs.c.state)
+COUNT_RUNNING: Final = select(func.count()).select_from(jobs).where(jobs.c.state == JobState.RUNNING)
+PLACE_IN_QUEUE: Final = select(jobs.c.priority, jobs.c.seq).where(
+    jobs.c.id == bindparam("job_id"), jobs.c.state == JobState.QUEUED
+)
+COUNT_BEFORE: Final = (
+    select(func.count())
+    .select_from(jobs)
+    .where(
+        jobs.c.state == JobState.QUEUED,
+        or_(
+            jobs.c.priority > bindparam("priority"),
+            and_(jobs.c.priority == bindparam("priority"), jobs.c.seq < bindparam("seq")),
+        ),
+    )
+)
+INSERT_JOB: Final = insert(jobs)
+DELETE_JOB: Final = delete(jobs).where(jobs.c.id == bindparam("job_id"))
+VIDEO_ID: Final = select(videos.c.id).where(videos.c.id == bindparam("video_id"))
+RUN_OF_SPEC: Final = RUNS.where(runs.c.key == bindparam("key"), runs.c.state != RunState.FAILED)
+INSERT_RUN: Final = insert(runs)
+DELETE_RUN: Final = delete(runs).where(runs.c.id == bindparam("run_id"))
+MODEL_DIGEST: Final = select(models.c.digest).where(models.c.digest == bindparam("digest"))
+INSERT_MODEL: Final = insert(models)
+LEASED_SEGMENT: Final = (
+    select(segments.c.number)
+    .where(
+        segments.c.run_id == bindparam("run_id"),
+        segments.c.state == SegmentState.LEASED,
+        segments.c.leased_until > bindparam("now"),
+    )
+    .limit(1)
+)
 
 
-@uninterrupted
-class SqlJobStore:
+class SqlJobStore(SqlStore):
     """`ports.JobStore` in a database."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    async def submit(
-        self, spec: JobSpec, *, card: ModelCard, video_id: str, owner: str, now: datetime
+    @writing
+    def submit(
+        self, connection: Connection, spec: JobSpec, *, card: ModelCard, video_id: str, owner: str, now: datetime
     ) -> tuple[Job, Run]:
         """As `ports.JobStore.submit`. Raises VideoNotFoundError when the video was removed meanwhile."""
-        async with self._database.write() as connection:
-            if not await _has_video(connection, video_id):
-                raise VideoNotFoundError(f"there is no video {video_id:.80}; GET /v1/videos lists those there are")
-            run = await _find_or_make_run(connection, spec.run, card=card, video_id=video_id, now=now)
-            job = Job(
-                id=new_id("job"),
-                owner=owner,
-                run_id=run.id,
-                video_id=video_id,
-                state=JobState.QUEUED,
-                view=spec.view,
-                priority=spec.priority,
-                timeout_s=spec.timeout_s,
-                tags=spec.tags,
-                created_at=now,
-            )
-            await connection.execute(insert(jobs).values(job_row(job)))
-            await tell(connection, events_of(job, run), job_id=job.id, now=now)
-            if run.state is RunState.SUCCEEDED:
-                job = await move_job(connection, job, run, JobState.SUCCEEDED, now=now)
+        if not is_any(connection, VIDEO_ID, {"video_id": video_id}):
+            raise VideoNotFoundError(f"there is no video {video_id:.80}; GET /v1/videos lists those there are")
+        run = _find_or_make_run(connection, spec.run, card=card, video_id=video_id, now=now)
+        job = Job(
+            id=new_id("job"),
+            owner=owner,
+            run_id=run.id,
+            video_id=video_id,
+            state=JobState.QUEUED,
+            view=spec.view,
+            priority=spec.priority,
+            timeout_s=spec.timeout_s,
+            tags=spec.tags,
+            created_at=now,
+        )
+        connection.execute(INSERT_JOB, job_row(job))
+        tell(connection, events_of(job, run), job_id=job.id, now=now)
+        if run.state is RunState.SUCCEEDED:
+            job = move_job(connection, job, run, JobState.SUCCEEDED, now=now)
         return job, run
 
-    async def get(self, job_id: str) -> Job:
-        async with self._database.read() as connection:
-            return await _load_job(connection, job_id)
+    @reading
+    def get(self, connection: Connection, job_id: str) -> Job:
+        return _load_job(connection, job_id)
 
-    async def page(
-        self, *, limit: int, cursor: str | None, states: Collection[JobState] = (), model: str | None = None
+    @reading
+    def page(
+        self,
+        connection: Connection,
+        *,
+        limit: int,
+        cursor: str | None,
+        states: Collection[JobState] = (),
+        model: str | None = None,
     ) -> Page[Job]:
-        rows = select(jobs)
+        rows = JOBS
         if states:
             rows = rows.where(jobs.c.state.in_(states))
         if model is not None:
             rows = rows.join(runs, runs.c.id == jobs.c.run_id).where(_is_of_model(model))
-        async with self._database.read() as connection:
-            return await read_page(connection, rows, seq=jobs.c.seq, to_item=to_job, limit=limit, cursor=cursor)
+        return read_page(connection, rows, seq=jobs.c.seq, to_item=to_job, limit=limit, cursor=cursor)
 
-    async def queue_position(self, job: Job) -> int | None:
-        async with self._database.read() as connection:
-            place = (
-                await connection.execute(
-                    select(jobs.c.priority, jobs.c.seq).where(jobs.c.id == job.id, jobs.c.state == JobState.QUEUED)
-                )
-            ).first()
-            if place is None:
-                return None
-            is_before = or_(
-                jobs.c.priority > place.priority, and_(jobs.c.priority == place.priority, jobs.c.seq < place.seq)
-            )
-            before = select(func.count()).select_from(jobs).where(jobs.c.state == JobState.QUEUED, is_before)
-            return 1 + (await connection.execute(before)).scalar_one()
+    @reading
+    def queue_position(self, connection: Connection, job: Job) -> int | None:
+        place = connection.execute(PLACE_IN_QUEUE, {"job_id": job.id}).mappings().one_or_none()
+        if place is None:
+            return None
+        before: int = connection.execute(COUNT_BEFORE, dict(place)).scalar_one()
+        return before + 1
 
-    async def counts(self) -> dict[JobState, int]:
-        async with self._database.read() as connection:
-            rows = await connection.execute(select(jobs.c.state, func.count()).group_by(jobs.c.state))
-            return dict.fromkeys(JobState, 0) | {state: count for state, count in rows}
+    @reading
+    def counts(self, connection: Connection) -> dict[JobState, int]:
+        return dict.fromkeys(JobState, 0) | {state: count for state, count in connection.execute(COUNT_BY_STATE)}
 
     async def admit(self, *, max_running: int, now: datetime) -> Sequence[Job]:
-        async with self._database.write() as connection:
-            running = select(func.count()).select_from(jobs).where(jobs.c.state == JobState.RUNNING)
-            room = max_running - (await connection.execute(running)).scalar_one()
-            queued = select(jobs).where(jobs.c.state == JobState.QUEUED).order_by(jobs.c.priority.desc(), jobs.c.seq)
-            admitted = await load_jobs(connection, queued.limit(room)) if room > 0 else []
-            return [await _admit_one(connection, job, now=now) for job in admitted]
+        if not await self.database.read(lambda connection: _next_in_queue(connection, max_running)):
+            return []
+        return await self.database.write(
+            lambda connection: [_admit_one(connection, job, now=now) for job in _next_in_queue(connection, max_running)]
+        )
 
-    async def cancel(self, job_id: str, *, now: datetime) -> tuple[Job, bool]:
-        async with self._database.write() as connection:
-            job = await _load_job(connection, job_id)
-            state = {JobState.QUEUED: JobState.CANCELLED, JobState.RUNNING: JobState.CANCELLING}.get(job.state)
-            if state is None:
-                return job, False
-            return await move_job(connection, job, await load_run(connection, job.run_id), state, now=now), True
+    @writing
+    def cancel(self, connection: Connection, job_id: str, *, now: datetime) -> tuple[Job, bool]:
+        job = _load_job(connection, job_id)
+        state = {JobState.QUEUED: JobState.CANCELLED, JobState.RUNNING: JobState.CANCELLING}.get(job.state)
+        if state is None:
+            return job, False
+        return move_job(connection, job, load_run(connection, job.run_id), state, now=now), True
 
     async def settle_cancelled(self, *, now: datetime) -> Sequence[Job]:
-        async with self._database.write() as connection:
-            waiting = select(jobs).where(jobs.c.state == JobState.CANCELLING).order_by(jobs.c.seq)
-            settled = []
-            for job in await load_jobs(connection, waiting):
-                if await is_wanted(connection, job.run_id) or not await _has_lease(connection, job.run_id, now):
-                    run = await load_run(connection, job.run_id)
-                    settled.append(await move_job(connection, job, run, JobState.CANCELLED, now=now))
-            return settled
+        if not await self.database.read(lambda connection: _to_settle(connection, now)):
+            return []
+        return await self.database.write(
+            lambda connection: [
+                move_job(connection, job, load_run(connection, job.run_id), JobState.CANCELLED, now=now)
+                for job in _to_settle(connection, now)
+            ]
+        )
 
     async def expire(self, *, now: datetime) -> Sequence[Job]:
-        limited = select(jobs).where(jobs.c.state == JobState.RUNNING, jobs.c.timeout_s.is_not(None))
-        async with self._database.write() as connection:
-            late = [job for job in await load_jobs(connection, limited.order_by(jobs.c.seq)) if _is_late(job, now)]
-            return [
-                await move_job(
-                    connection,
-                    job,
-                    await load_run(connection, job.run_id),
-                    JobState.FAILED,
-                    now=now,
-                    failure=_timeout_failure(job),
-                )
-                for job in late
-            ]
+        if not await self.database.read(lambda connection: _late(connection, now)):
+            return []
+        return await self.database.write(
+            lambda connection: [_expire_one(connection, job, now=now) for job in _late(connection, now)]
+        )
 
-    async def remove(self, job_id: str) -> str | None:
+    @writing
+    def remove(self, connection: Connection, job_id: str) -> str | None:
         """As `ports.JobStore.remove`. Raises JobNotFoundError."""
-        async with self._database.write() as connection:
-            job = await _load_job(connection, job_id)
-            await connection.execute(delete(jobs).where(jobs.c.id == job_id))
-            others = select(jobs.c.id).where(jobs.c.run_id == job.run_id).limit(1)
-            if (await connection.execute(others)).first() is not None:
-                return None
-            await connection.execute(delete(runs).where(runs.c.id == job.run_id))
-            return job.run_id
+        run_id = _load_job(connection, job_id).run_id
+        connection.execute(DELETE_JOB, {"job_id": job_id})
+        if is_any(connection, JOBS_OF_RUN, {"run_id": run_id}):
+            return None
+        connection.execute(DELETE_RUN, {"run_id": run_id})
+        return run_id
 
-    async def of_run(self, run_id: str) -> Sequence[Job]:
-        async with self._database.read() as connection:
-            return await load_jobs(connection, select(jobs).where(jobs.c.run_id == run_id).order_by(jobs.c.seq))
+    @reading
+    def of_run(self, connection: Connection, run_id: str) -> Sequence[Job]:
+        return load_jobs(connection, JOBS_OF_RUN, {"run_id": run_id})
 
 
-async def _load_job(connection: AsyncConnection, job_id: str) -> Job:
-    row = (await connection.execute(select(jobs).where(jobs.c.id == job_id))).mappings().one_or_none()
+def _load_job(connection: Connection, job_id: str) -> Job:
+    row = connection.execute(JOB, {"job_id": job_id}).mappings().one_or_none()
     if row is None:
         raise JobNotFoundError(f"there is no job {job_id:.80}; GET /v1/jobs lists those there are")
     return to_job(row)
 
 
-async def _has_video(connection: AsyncConnection, video_id: str) -> bool:
-    return (await connection.execute(select(videos.c.id).where(videos.c.id == video_id))).first() is not None
-
-
-async def _find_or_make_run(
-    connection: AsyncConnection, spec: RunSpec, *, card: ModelCard, video_id: str, now: datetime
-) -> Run:
-    found = (
-        (await connection.execute(RUNS.where(runs.c.key == spec.key(), runs.c.state != RunState.FAILED)))
-        .mappings()
-        .one_or_none()
-    )
+def _find_or_make_run(connection: Connection, spec: RunSpec, *, card: ModelCard, video_id: str, now: datetime) -> Run:
+    found = connection.execute(RUN_OF_SPEC, {"key": spec.key()}).mappings().one_or_none()
     if found is None:
-        return await _make_run(connection, spec, card=card, video_id=video_id, now=now)
+        return _make_run(connection, spec, card=card, video_id=video_id, now=now)
     return to_run(found)
 
 
-async def _make_run(
-    connection: AsyncConnection, spec: RunSpec, *, card: ModelCard, video_id: str, now: datetime
-) -> Run:
-    known = select(models.c.digest).where(models.c.digest == spec.model.digest)
-    if (await connection.execute(known)).first() is None:
-        await connection.execute(insert(models).values(digest=spec.model.digest, card=card.to_json()))
+def _make_run(connection: Connection, spec: RunSpec, *, card: ModelCard, video_id: str, now: datetime) -> Run:
+    if not is_any(connection, MODEL_DIGEST, {"digest": spec.model.digest}):
+        connection.execute(INSERT_MODEL, {"digest": spec.model.digest, "card": card.to_json()})
     run = Run(id=new_id("run"), spec=spec, card=card, video_id=video_id, state=RunState.WAITING, created_at=now)
-    await connection.execute(insert(runs).values(run_row(run)))
+    connection.execute(INSERT_RUN, run_row(run))
     return run
 
 
-async def _admit_one(connection: AsyncConnection, job: Job, *, now: datetime) -> Job:
-    run = await load_run(connection, job.run_id)
-    if not await is_wanted(connection, run.id):
-        run = replace(run, virtual_time=joining(run.virtual_time, await times_at_work(connection)))
-        await save_run(connection, run)
-    return await move_job(connection, job, run, JobState.RUNNING, now=now)
+def _next_in_queue(connection: Connection, max_running: int) -> Sequence[Job]:
+    """The queued jobs that there is room for."""
+    if not is_any(connection, QUEUED_JOBS):
+        return ()
+    room = max_running - connection.execute(COUNT_RUNNING).scalar_one()
+    return load_jobs(connection, NEXT_QUEUED_JOBS, {"room": room}) if room > 0 else ()
 
 
-async def _has_lease(connection: AsyncConnection, run_id: str, now: datetime) -> bool:
-    leased = select(segments.c.number).where(
-        segments.c.run_id == run_id, segments.c.state == SegmentState.LEASED, segments.c.leased_until > now
-    )
-    return (await connection.execute(leased.limit(1))).first() is not None
+def _admit_one(connection: Connection, job: Job, *, now: datetime) -> Job:
+    run = load_run(connection, job.run_id)
+    if not is_wanted(connection, run.id):
+        run = replace(run, virtual_time=joining(run.virtual_time, times_at_work(connection)))
+        save_run(connection, run)
+    return move_job(connection, job, run, JobState.RUNNING, now=now)
+
+
+def _to_settle(connection: Connection, now: datetime) -> Sequence[Job]:
+    """CANCELLING jobs that no lease stands for."""
+    return [
+        job
+        for job in load_jobs(connection, CANCELLING_JOBS)
+        if is_wanted(connection, job.run_id)
+        or not is_any(connection, LEASED_SEGMENT, {"run_id": job.run_id, "now": now})
+    ]
+
+
+def _late(connection: Connection, now: datetime) -> Sequence[Job]:
+    return [job for job in load_jobs(connection, LIMITED_JOBS) if _is_late(job, now)]
 
 
 def _is_late(job: Job, now: datetime) -> bool:
@@ -209,11 +247,12 @@ def _is_late(job: Job, now: datetime) -> bool:
     return now - job.started_at >= timedelta(seconds=job.timeout_s)
 
 
-def _timeout_failure(job: Job) -> Failure:
-    return Failure(
+def _expire_one(connection: Connection, job: Job, *, now: datetime) -> Job:
+    failure = Failure(
         code=JobTimeoutError.code,
         message=f"the job ran longer than its timeout_s of {job.timeout_s:g}; submit it again with a longer one",
     )
+    return move_job(connection, job, load_run(connection, job.run_id), JobState.FAILED, now=now, failure=failure)
 
 
 def _is_of_model(model: str) -> ColumnElement[Any]:

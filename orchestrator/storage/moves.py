@@ -1,66 +1,89 @@
-"""Steps inside a transaction that several stores take: load, save, and move jobs together with their events."""
+"""Steps inside a transaction that several stores take: load, save, and move jobs together with their events.
+
+Statements stand at module level, here and in the stores: SQLAlchemy then works out only once what each is compiled to,
+which otherwise costs more than the database does.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Select, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Connection, Select, bindparam, insert, select, update
 
 from orchestrator.core.job_moves import EventDraft, events_of, moved_job
 from orchestrator.core.records import Failure, Job, Run
 from orchestrator.core.states import LIVE_JOB_STATES, JobState, RunState
 from orchestrator.errors import NotFoundError
-from orchestrator.storage.row_codec import job_row, run_progress_row, to_job, to_run
-from orchestrator.storage.tables import events, jobs, models, runs
+from orchestrator.storage.row_codec import Row, job_row, run_progress_row, to_job, to_run
+from orchestrator.storage.tables import events, jobs, models, runs, segments
 
-RUNS = select(runs, models.c.card).join(models, models.c.digest == runs.c.model_digest)
+RUNS: Final = select(runs, models.c.card).join(models, models.c.digest == runs.c.model_digest)
+RUN: Final = RUNS.where(runs.c.id == bindparam("run_id"))
+# These take the columns to be set as further parameters.
+UPDATE_RUN: Final = update(runs).where(runs.c.id == bindparam("of_run"))
+UPDATE_JOB: Final = update(jobs).where(jobs.c.id == bindparam("of_job"))
+UPDATE_SEGMENT: Final = update(segments).where(
+    segments.c.run_id == bindparam("of_run"), segments.c.number == bindparam("of_number")
+)
+INSERT_EVENT: Final = insert(events)
+LIVE_JOBS: Final = (
+    select(jobs).where(jobs.c.run_id == bindparam("run_id"), jobs.c.state.in_(LIVE_JOB_STATES)).order_by(jobs.c.seq)
+)
+WANTING_JOB: Final = (
+    select(jobs.c.id).where(jobs.c.run_id == bindparam("run_id"), jobs.c.state == JobState.RUNNING).limit(1)
+)
+RUNS_OF_RUNNING_JOBS: Final = select(jobs.c.run_id).where(jobs.c.state == JobState.RUNNING)
+TIMES_AT_WORK: Final = select(runs.c.virtual_time).where(
+    runs.c.state == RunState.OPEN, runs.c.id.in_(RUNS_OF_RUNNING_JOBS)
+)
 
 
-async def load_run(connection: AsyncConnection, run_id: str) -> Run:
+def is_any(connection: Connection, rows: Select[Any], parameters: Row | None = None) -> bool:
+    """Whether there is a row."""
+    return connection.execute(rows, parameters).first() is not None
+
+
+def load_run(connection: Connection, run_id: str) -> Run:
     """Raises NotFoundError."""
-    row = (await connection.execute(RUNS.where(runs.c.id == run_id))).mappings().one_or_none()
+    row = connection.execute(RUN, {"run_id": run_id}).mappings().one_or_none()
     if row is None:
         raise NotFoundError(f"there is no run {run_id}")
     return to_run(row)
 
 
-async def load_runs(connection: AsyncConnection, rows: Select[Any]) -> list[Run]:
+def load_runs(connection: Connection, rows: Select[Any], parameters: Row | None = None) -> list[Run]:
     """rows: `RUNS`, narrowed."""
-    return [to_run(row) for row in (await connection.execute(rows)).mappings()]
+    return [to_run(row) for row in connection.execute(rows, parameters).mappings()]
 
 
-async def save_run(connection: AsyncConnection, run: Run) -> None:
-    await connection.execute(update(runs).where(runs.c.id == run.id).values(run_progress_row(run)))
+def save_run(connection: Connection, run: Run) -> None:
+    connection.execute(UPDATE_RUN, {"of_run": run.id, **run_progress_row(run)})
 
 
-async def load_jobs(connection: AsyncConnection, rows: Select[Any]) -> list[Job]:
+def load_jobs(connection: Connection, rows: Select[Any], parameters: Row | None = None) -> list[Job]:
     """rows: of `jobs`, narrowed and ordered."""
-    return [to_job(row) for row in (await connection.execute(rows)).mappings()]
+    return [to_job(row) for row in connection.execute(rows, parameters).mappings()]
 
 
-async def live_jobs(connection: AsyncConnection, run_id: str) -> list[Job]:
+def live_jobs(connection: Connection, run_id: str) -> list[Job]:
     """Oldest first."""
-    return await load_jobs(
-        connection,
-        select(jobs).where(jobs.c.run_id == run_id, jobs.c.state.in_(LIVE_JOB_STATES)).order_by(jobs.c.seq),
-    )
+    return load_jobs(connection, LIVE_JOBS, {"run_id": run_id})
 
 
-async def move_job(
-    connection: AsyncConnection, job: Job, run: Run, state: JobState, *, now: datetime, failure: Failure | None = None
+def move_job(
+    connection: Connection, job: Job, run: Run, state: JobState, *, now: datetime, failure: Failure | None = None
 ) -> Job:
     """Move a job and tell of it. Raises TransitionError."""
     job = moved_job(job, state, now=now, failure=failure)
-    await connection.execute(update(jobs).where(jobs.c.id == job.id).values(job_row(job)))
-    await tell(connection, events_of(job, run), job_id=job.id, now=now)
+    connection.execute(UPDATE_JOB, {"of_job": job.id, **job_row(job)})
+    tell(connection, events_of(job, run), job_id=job.id, now=now)
     return job
 
 
-async def tell(
-    connection: AsyncConnection,
+def tell(
+    connection: Connection,
     drafts: Iterable[EventDraft],
     *,
     job_id: str | None = None,
@@ -71,17 +94,14 @@ async def tell(
     rows = [
         {"kind": kind, "job_id": job_id, "run_id": run_id, "body": body, "created_at": now} for kind, body in drafts
     ]
-    await connection.execute(insert(events), rows)
+    connection.execute(INSERT_EVENT, rows)
 
 
-async def is_wanted(connection: AsyncConnection, run_id: str) -> bool:
+def is_wanted(connection: Connection, run_id: str) -> bool:
     """Whether a RUNNING job wants the run."""
-    wanting = select(jobs.c.id).where(jobs.c.run_id == run_id, jobs.c.state == JobState.RUNNING).limit(1)
-    return (await connection.execute(wanting)).first() is not None
+    return is_any(connection, WANTING_JOB, {"run_id": run_id})
 
 
-async def times_at_work(connection: AsyncConnection) -> Sequence[float]:
+def times_at_work(connection: Connection) -> Sequence[float]:
     """Virtual times of the OPEN runs that RUNNING jobs want."""
-    running = select(jobs.c.run_id).where(jobs.c.state == JobState.RUNNING)
-    at_work = select(runs.c.virtual_time).where(runs.c.state == RunState.OPEN, runs.c.id.in_(running))
-    return (await connection.execute(at_work)).scalars().all()
+    return connection.execute(TIMES_AT_WORK).scalars().all()

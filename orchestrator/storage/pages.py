@@ -7,8 +7,7 @@ import binascii
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import Column, RowMapping, Select
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Column, Connection, RowMapping, Select
 
 from orchestrator.errors import CursorInvalidError
 from orchestrator.ports import Page
@@ -16,8 +15,8 @@ from orchestrator.ports import Page
 Item = TypeVar("Item")
 
 
-async def read_page(
-    connection: AsyncConnection,
+def read_page(
+    connection: Connection,
     rows: Select[Any],
     *,
     seq: Column[int],
@@ -29,9 +28,7 @@ async def read_page(
     if cursor is not None:
         rows = rows.where(seq < _to_seq(cursor))
     # One more than asked for tells whether there is a next page.
-    found: Sequence[RowMapping] = (
-        (await connection.execute(rows.order_by(seq.desc()).limit(limit + 1))).mappings().all()
-    )
+    found: Sequence[RowMapping] = connection.execute(rows.order_by(seq.desc()).limit(limit + 1)).mappings().all()
     shown = found[:limit]
     return Page(
         items=[to_item(row) for row in shown],

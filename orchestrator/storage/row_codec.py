@@ -1,7 +1,11 @@
-"""Between rows and records: the only place where the database's dictionaries are made and read."""
+"""Between rows and records: the only place where the database's dictionaries are made and read.
+
+Values in JSON columns are written as they are, by the engine's serializer, and read as the types they were.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -9,6 +13,7 @@ from sqlalchemy import RowMapping
 
 from orchestrator.core.contract import ModelCard
 from orchestrator.core.records import Event, Failure, Job, Run, Video
+from orchestrator.core.states import SegmentState
 from orchestrator.core.types import (
     IndexReport,
     Ledger,
@@ -21,17 +26,8 @@ from orchestrator.core.types import (
     View,
 )
 
-Row = dict[str, Any]  # One row's columns: the shape of SQLAlchemy's own parameters.
+Row = Mapping[str, object]  # A statement's parameters by name: columns, and what narrows it.
 Value = TypeVar("Value")
-
-
-def to_json(value: object) -> Any:
-    """A frozen value of `core.types` as JSON values; None stays None."""
-    return msgspec.to_builtins(value)
-
-
-def from_json(stored: Any, kind: type[Value]) -> Value:
-    return msgspec.convert(stored, kind)
 
 
 def video_row(video: Video) -> Row:
@@ -41,11 +37,11 @@ def video_row(video: Video) -> Row:
         "sha256": video.sha256,
         "size_bytes": video.size_bytes,
         "file_name": video.file_name,
-        "header": to_json(video.header),
+        "header": video.header,
         "created_at": video.created_at,
         "index_state": video.index_state,
-        "report": to_json(video.report),
-        "index_failure": to_json(video.index_failure),
+        "report": video.report,
+        "index_failure": video.index_failure,
     }
 
 
@@ -56,7 +52,7 @@ def to_video(row: RowMapping) -> Video:
         sha256=row["sha256"],
         size_bytes=row["size_bytes"],
         file_name=row["file_name"],
-        header=from_json(row["header"], VideoHeader),
+        header=msgspec.convert(row["header"], VideoHeader),
         created_at=row["created_at"],
         index_state=row["index_state"],
         report=_optional(row["report"], IndexReport),
@@ -73,7 +69,7 @@ def run_row(run: Run) -> Row:
         "model_name": run.spec.model.name,
         "model_version": run.spec.model.version,
         "model_digest": run.spec.model.digest,
-        "sampling": to_json(run.spec.sampling),
+        "sampling": run.spec.sampling,
         "created_at": run.created_at,
         **run_progress_row(run),
     }
@@ -87,12 +83,12 @@ def run_progress_row(run: Run) -> Row:
         "frames_total": run.frames_total,
         "segments_total": run.segments_total,
         "segments_done": run.segments_done,
-        "ledger": to_json(run.ledger),
-        "seconds": to_json(run.seconds),
-        "warnings": list(run.warnings),
-        "notes": list(run.notes),
+        "ledger": run.ledger,
+        "seconds": run.seconds,
+        "warnings": run.warnings,
+        "notes": run.notes,
         "virtual_time": run.virtual_time,
-        "failure": to_json(run.failure),
+        "failure": run.failure,
         "finished_at": run.finished_at,
     }
 
@@ -102,7 +98,7 @@ def to_run(row: RowMapping) -> Run:
     model = ModelVersion(row["model_name"], row["model_version"], row["model_digest"])
     return Run(
         id=row["id"],
-        spec=RunSpec(row["video_sha256"], model, from_json(row["sampling"], Sampling)),
+        spec=RunSpec(row["video_sha256"], model, msgspec.convert(row["sampling"], Sampling)),
         card=ModelCard.from_json(row["card"]),
         video_id=row["video_id"],
         state=row["state"],
@@ -110,8 +106,8 @@ def to_run(row: RowMapping) -> Run:
         frames_total=row["frames_total"],
         segments_total=row["segments_total"],
         segments_done=row["segments_done"],
-        ledger=from_json(row["ledger"], Ledger),
-        seconds=from_json(row["seconds"], StageSeconds),
+        ledger=msgspec.convert(row["ledger"], Ledger),
+        seconds=msgspec.convert(row["seconds"], StageSeconds),
         warnings=tuple(row["warnings"]),
         notes=tuple(row["notes"]),
         virtual_time=row["virtual_time"],
@@ -127,14 +123,14 @@ def job_row(job: Job) -> Row:
         "run_id": job.run_id,
         "video_id": job.video_id,
         "state": job.state,
-        "view": to_json(job.view),
+        "view": job.view,
         "priority": job.priority,
         "timeout_s": job.timeout_s,
-        "tags": list(job.tags),
+        "tags": job.tags,
         "created_at": job.created_at,
         "started_at": job.started_at,
         "finished_at": job.finished_at,
-        "failure": to_json(job.failure),
+        "failure": job.failure,
     }
 
 
@@ -145,7 +141,7 @@ def to_job(row: RowMapping) -> Job:
         run_id=row["run_id"],
         video_id=row["video_id"],
         state=row["state"],
-        view=from_json(row["view"], View),
+        view=msgspec.convert(row["view"], View),
         priority=row["priority"],
         timeout_s=row["timeout_s"],
         tags=tuple(row["tags"]),
@@ -167,9 +163,22 @@ def to_event(row: RowMapping) -> Event:
     )
 
 
+def open_segment_row(run_id: str, plan: SegmentPlan) -> Row:
+    return {
+        "run_id": run_id,
+        "number": plan.number,
+        "first_sample": plan.first_sample,
+        "last_sample": plan.last_sample,
+        "entry_pts": plan.entry_pts,
+        "state": SegmentState.OPEN,
+        "attempt": 0,
+        "strikes": 0,
+    }
+
+
 def to_plan(row: RowMapping) -> SegmentPlan:
     return SegmentPlan(row["number"], row["first_sample"], row["last_sample"], row["entry_pts"])
 
 
 def _optional(stored: Any, kind: type[Value]) -> Value | None:
-    return None if stored is None else from_json(stored, kind)
+    return None if stored is None else msgspec.convert(stored, kind)

@@ -1,33 +1,29 @@
-"""Runs and the leases of their segments, as rows."""
+"""Runs as rows: found, planned, leased from, and moved to their end together with their jobs.
+
+What polls looks first, in a reading transaction, whether there is anything to be done.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Final
 
-from sqlalchemy import ColumnElement, RowMapping, and_, delete, func, insert, or_, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Connection, and_, bindparam, delete, insert, or_, select
 
 from orchestrator.core.commitment import merged
-from orchestrator.core.fair_queue import Contender, charged, fairest_first, joining, refunded
+from orchestrator.core.fair_queue import joining
 from orchestrator.core.job_moves import state_after_failed_run
 from orchestrator.core.records import Failure, Job, LeasedSegment, Run
-from orchestrator.core.states import (
-    NEXT_RUN_STATES,
-    NEXT_SEGMENT_STATES,
-    IndexState,
-    JobState,
-    RunState,
-    SegmentState,
-    moved,
-)
+from orchestrator.core.states import NEXT_RUN_STATES, IndexState, JobState, RunState, moved
 from orchestrator.core.types import Lease, SegmentPlan
-from orchestrator.errors import LeaseLostError, TransitionError
-from orchestrator.storage.engine import Database
+from orchestrator.errors import TransitionError
+from orchestrator.storage import leases
 from orchestrator.storage.moves import (
     RUNS,
+    RUNS_OF_RUNNING_JOBS,
+    is_any,
     is_wanted,
     live_jobs,
     load_run,
@@ -36,250 +32,161 @@ from orchestrator.storage.moves import (
     save_run,
     times_at_work,
 )
-from orchestrator.storage.row_codec import Row, to_plan
-from orchestrator.storage.tables import jobs, parts, runs, segments, videos
-from orchestrator.storage.uninterrupted import uninterrupted
+from orchestrator.storage.row_codec import open_segment_row
+from orchestrator.storage.tables import parts, runs, segments, videos
+from orchestrator.storage.transactions import SqlStore, reading, writing
+
+RUNS_NAMED: Final = RUNS.where(runs.c.id.in_(bindparam("run_ids", expanding=True)))
+RUNS_TO_PLAN: Final = (
+    RUNS.join(videos, videos.c.id == runs.c.video_id)
+    .where(
+        runs.c.state == RunState.WAITING,
+        videos.c.index_state != IndexState.PENDING,
+        runs.c.id.in_(RUNS_OF_RUNNING_JOBS),
+    )
+    .order_by(runs.c.seq)
+)
+IS_COMPLETE: Final = and_(runs.c.state == RunState.OPEN, runs.c.segments_done == runs.c.segments_total)
+IS_FINALIZING: Final = runs.c.state == RunState.FINALIZING
+COMPLETE_RUNS: Final = RUNS.where(IS_COMPLETE)
+FINALIZING_RUNS: Final = RUNS.where(IS_FINALIZING).order_by(runs.c.seq)
+RUN_TO_FINALIZE: Final = select(runs.c.id).where(or_(IS_COMPLETE, IS_FINALIZING)).limit(1)
+RUN_IDS: Final = select(runs.c.id)
+SUCCEEDED_RUN_IDS: Final = RUN_IDS.where(runs.c.state == RunState.SUCCEEDED)
+INSERT_SEGMENT: Final = insert(segments)
+DELETE_PARTS: Final = delete(parts).where(parts.c.run_id == bindparam("run_id"))
 
 
-@uninterrupted
-class SqlRunStore:
+class SqlRunStore(SqlStore):
     """`ports.RunStore` in a database. A segment's `attempt` only ever grows, so no two leases share a token."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    @reading
+    def get(self, connection: Connection, run_id: str) -> Run:
+        return load_run(connection, run_id)
 
-    async def get(self, run_id: str) -> Run:
-        async with self._database.read() as connection:
-            return await load_run(connection, run_id)
+    @reading
+    def many(self, connection: Connection, run_ids: Collection[str]) -> dict[str, Run]:
+        return {run.id: run for run in load_runs(connection, RUNS_NAMED, {"run_ids": list(run_ids)})}
 
-    async def many(self, run_ids: Collection[str]) -> dict[str, Run]:
-        async with self._database.read() as connection:
-            return {run.id: run for run in await load_runs(connection, RUNS.where(runs.c.id.in_(run_ids)))}
+    @reading
+    def to_plan(self, connection: Connection) -> Sequence[Run]:
+        return load_runs(connection, RUNS_TO_PLAN)
 
-    async def to_plan(self) -> Sequence[Run]:
-        running = select(jobs.c.run_id).where(jobs.c.state == JobState.RUNNING)
-        ready = (
-            RUNS.join(videos, videos.c.id == runs.c.video_id)
-            .where(runs.c.state == RunState.WAITING, videos.c.index_state != IndexState.PENDING, runs.c.id.in_(running))
-            .order_by(runs.c.seq)
-        )
-        async with self._database.read() as connection:
-            return await load_runs(connection, ready)
-
-    async def open(
-        self, run_id: str, *, plans: Sequence[SegmentPlan], skipped: int, warnings: Sequence[str], notes: Sequence[str]
+    @writing
+    def open(
+        self,
+        connection: Connection,
+        run_id: str,
+        *,
+        plans: Sequence[SegmentPlan],
+        skipped: int,
+        warnings: Sequence[str],
+        notes: Sequence[str],
     ) -> None:
-        async with self._database.write() as connection:
-            run = await load_run(connection, run_id)
-            if run.state is not RunState.WAITING:
-                return
-            if plans:
-                await connection.execute(insert(segments), [_open_segment_row(run_id, plan) for plan in plans])
-            await save_run(
-                connection,
-                replace(
-                    run,
-                    state=moved(NEXT_RUN_STATES, run.state, RunState.OPEN),
-                    frames_total=sum(plan.frame_count for plan in plans),
-                    segments_total=len(plans),
-                    ledger=replace(run.ledger, planned=sum(plan.frame_count for plan in plans), skipped=skipped),
-                    warnings=merged(run.warnings, tuple(warnings)),
-                    notes=merged(run.notes, tuple(notes)),
-                    virtual_time=joining(run.virtual_time, await times_at_work(connection)),
-                ),
-            )
+        run = load_run(connection, run_id)
+        if run.state is not RunState.WAITING:
+            return
+        if plans:
+            connection.execute(INSERT_SEGMENT, [open_segment_row(run_id, plan) for plan in plans])
+        planned = sum(plan.frame_count for plan in plans)
+        save_run(
+            connection,
+            replace(
+                run,
+                state=moved(NEXT_RUN_STATES, run.state, RunState.OPEN),
+                frames_total=planned,
+                segments_total=len(plans),
+                ledger=replace(run.ledger, planned=planned, skipped=skipped),
+                warnings=merged(run.warnings, tuple(warnings)),
+                notes=merged(run.notes, tuple(notes)),
+                virtual_time=joining(run.virtual_time, times_at_work(connection)),
+            ),
+        )
 
     async def lease_next(
         self, *, after: tuple[str, int] | None, avoid: Collection[str] = (), now: datetime, until: datetime
     ) -> LeasedSegment | None:
-        async with self._database.write() as connection:
-            for contender in fairest_first(await _contenders(connection)):
-                if contender.run_id in avoid:
-                    continue
-                preferred = after[1] + 1 if after is not None and after[0] == contender.run_id else None
-                segment = await _free_segment(connection, contender.run_id, preferred=preferred, now=now)
-                if segment is not None:
-                    return await _lease(connection, contender, segment, until=until)
-        return None
+        def choose(connection: Connection) -> leases.NextSegment | None:
+            return leases.next_segment(connection, after=after, avoid=avoid, now=now)
 
-    async def renew(self, lease: Lease, *, until: datetime) -> None:
-        async with self._database.write() as connection:
-            renewed = await connection.execute(update(segments).where(_held(lease)).values(leased_until=until))
-        if not renewed.rowcount:
-            raise LeaseLostError(f"segment {lease.segment} of {lease.run_id} belongs to another attempt")
+        def lease(connection: Connection) -> LeasedSegment | None:
+            chosen = choose(connection)
+            return None if chosen is None else leases.lease(connection, chosen, until=until)
 
-    async def hand_back(self, lease: Lease, *, is_strike: bool = False) -> bool:
-        async with self._database.write() as connection:
-            held = await connection.execute(
-                update(segments).where(_held(lease)).values(_opened(strikes=int(is_strike)))
-            )
-            if not held.rowcount:
-                return False
-            await _refund(connection, lease)
-            return True
+        return None if await self.database.read(choose) is None else await self.database.write(lease)
 
-    async def is_wanted(self, run_id: str) -> bool:
-        async with self._database.read() as connection:
-            return await is_wanted(connection, run_id)
+    @writing
+    def renew(self, connection: Connection, lease: Lease, *, until: datetime) -> None:
+        leases.renew(connection, lease, until=until)
 
-    async def free_leases(self) -> int:
-        async with self._database.write() as connection:
-            # No strikes: that a server stopped says nothing against the segments that were open in it.
-            freed = await connection.execute(
-                update(segments).where(segments.c.state == SegmentState.LEASED).values(_opened())
-            )
-            return freed.rowcount
+    @writing
+    def hand_back(self, connection: Connection, lease: Lease, *, is_strike: bool = False) -> bool:
+        return leases.hand_back(connection, lease, is_strike=is_strike)
+
+    @reading
+    def is_wanted(self, connection: Connection, run_id: str) -> bool:
+        return is_wanted(connection, run_id)
+
+    @writing
+    def free_leases(self, connection: Connection) -> int:
+        # No strikes: that a server stopped says nothing against the segments that were open in it.
+        return connection.execute(leases.REOPEN_SEGMENTS).rowcount
 
     async def to_finalize(self) -> Sequence[Run]:
-        finalizing = RUNS.where(runs.c.state == RunState.FINALIZING).order_by(runs.c.seq)
-        async with self._database.write() as connection:
-            ready = RUNS.where(runs.c.state == RunState.OPEN, runs.c.segments_done == runs.c.segments_total)
-            for run in await load_runs(connection, ready):
-                await save_run(connection, replace(run, state=moved(NEXT_RUN_STATES, run.state, RunState.FINALIZING)))
-            return await load_runs(connection, finalizing)
+        if not await self.database.read(lambda connection: is_any(connection, RUN_TO_FINALIZE)):
+            return []
+        return await self.database.write(_finalizing)
 
-    async def succeed(self, run_id: str, *, now: datetime) -> Sequence[Job]:
+    @writing
+    def succeed(self, connection: Connection, run_id: str, *, now: datetime) -> Sequence[Job]:
         """As `ports.RunStore.succeed`; a second time does nothing. Raises TransitionError from other states."""
-        async with self._database.write() as connection:
-            run = await load_run(connection, run_id)
-            if run.state is RunState.SUCCEEDED:
-                return ()
-            run = replace(run, state=moved(NEXT_RUN_STATES, run.state, RunState.SUCCEEDED), finished_at=now)
-            await save_run(connection, run)
-            await connection.execute(delete(parts).where(parts.c.run_id == run_id))
-            return [
-                await move_job(connection, job, run, JobState.SUCCEEDED, now=now)
-                for job in await live_jobs(connection, run_id)
-            ]
+        run = load_run(connection, run_id)
+        if run.state is RunState.SUCCEEDED:
+            return []
+        run = replace(run, state=moved(NEXT_RUN_STATES, run.state, RunState.SUCCEEDED), finished_at=now)
+        save_run(connection, run)
+        connection.execute(DELETE_PARTS, {"run_id": run_id})
+        return [move_job(connection, job, run, JobState.SUCCEEDED, now=now) for job in live_jobs(connection, run_id)]
 
-    async def fail(self, run_id: str, failure: Failure, *, now: datetime) -> Sequence[Job]:
+    @writing
+    def fail(self, connection: Connection, run_id: str, failure: Failure, *, now: datetime) -> Sequence[Job]:
         """As `ports.RunStore.fail`; a second time does nothing. Jobs being cancelled become CANCELLED."""
-        async with self._database.write() as connection:
-            run = await load_run(connection, run_id)
-            if run.state is RunState.FAILED:
-                return ()
-            if run.state is RunState.SUCCEEDED:
-                raise TransitionError(f"{run_id} has succeeded; only losing its results may fail it")
-            state = moved(NEXT_RUN_STATES, run.state, RunState.FAILED)
-            run = replace(run, state=state, failure=failure, finished_at=now)
-            await save_run(connection, run)
-            is_leased = and_(segments.c.run_id == run_id, segments.c.state == SegmentState.LEASED)
-            await connection.execute(update(segments).where(is_leased).values(_opened()))
-            ended = []
-            for job in await live_jobs(connection, run_id):
-                end = state_after_failed_run(job)
-                reason = failure if end is JobState.FAILED else None
-                ended.append(await move_job(connection, job, run, end, now=now, failure=reason))
-            return ended
+        run = load_run(connection, run_id)
+        if run.state is RunState.FAILED:
+            return []
+        if run.state is RunState.SUCCEEDED:
+            raise TransitionError(f"{run_id} has succeeded; only losing its results may fail it")
+        state = moved(NEXT_RUN_STATES, run.state, RunState.FAILED)
+        run = replace(run, state=state, failure=failure, finished_at=now)
+        save_run(connection, run)
+        connection.execute(leases.REOPEN_SEGMENTS_OF_RUN, {"of_run": run_id})
+        ended = []
+        for job in live_jobs(connection, run_id):
+            end = state_after_failed_run(job)
+            reason = failure if end is JobState.FAILED else None
+            ended.append(move_job(connection, job, run, end, now=now, failure=reason))
+        return ended
 
-    async def lose_results(self, run_id: str, failure: Failure) -> None:
-        async with self._database.write() as connection:
-            run = await load_run(connection, run_id)
-            if run.state is RunState.SUCCEEDED:
-                state = moved(NEXT_RUN_STATES, run.state, RunState.FAILED)
-                await save_run(connection, replace(run, state=state, failure=failure))
+    @writing
+    def lose_results(self, connection: Connection, run_id: str, failure: Failure) -> None:
+        run = load_run(connection, run_id)
+        if run.state is RunState.SUCCEEDED:
+            save_run(
+                connection, replace(run, state=moved(NEXT_RUN_STATES, run.state, RunState.FAILED), failure=failure)
+            )
 
-    async def ids(self) -> frozenset[str]:
-        async with self._database.read() as connection:
-            return frozenset((await connection.execute(select(runs.c.id))).scalars())
+    @reading
+    def ids(self, connection: Connection) -> frozenset[str]:
+        return frozenset(connection.execute(RUN_IDS).scalars())
 
-    async def succeeded_ids(self) -> frozenset[str]:
+    @reading
+    def succeeded_ids(self, connection: Connection) -> frozenset[str]:
         """Runs whose candidates are in the archive, for comparing rows with files at start."""
-        async with self._database.read() as connection:
-            succeeded = select(runs.c.id).where(runs.c.state == RunState.SUCCEEDED)
-            return frozenset((await connection.execute(succeeded)).scalars())
+        return frozenset(connection.execute(SUCCEEDED_RUN_IDS).scalars())
 
 
-async def _contenders(connection: AsyncConnection) -> list[Contender]:
-    """OPEN runs that RUNNING jobs want, oldest first."""
-    wanted = (
-        select(runs.c.id, runs.c.virtual_time, func.max(jobs.c.priority))
-        .join(jobs, jobs.c.run_id == runs.c.id)
-        .where(runs.c.state == RunState.OPEN, jobs.c.state == JobState.RUNNING)
-        .group_by(runs.c.seq, runs.c.id, runs.c.virtual_time)
-        .order_by(runs.c.seq)
-    )
-    rows = await connection.execute(wanted)
-    return [Contender(run_id, virtual_time, weight) for run_id, virtual_time, weight in rows]
-
-
-async def _free_segment(
-    connection: AsyncConnection, run_id: str, *, preferred: int | None, now: datetime
-) -> RowMapping | None:
-    """The preferred segment if it is free, else the first one that is, else None."""
-    is_open = segments.c.state == SegmentState.OPEN
-    is_expired = and_(segments.c.state == SegmentState.LEASED, segments.c.leased_until <= now)
-    # Two look-ups in the index by state; a plain OR would walk all committed segments.
-    lowest = select(func.min(segments.c.number)).where(segments.c.run_id == run_id)
-    places = [lowest.where(condition).scalar_subquery() for condition in (is_open, is_expired)]
-    free = (
-        select(segments)
-        .where(segments.c.run_id == run_id, segments.c.number.in_([*places, preferred]), or_(is_open, is_expired))
-        .order_by(segments.c.number != preferred, segments.c.number)
-        .limit(1)
-    )
-    return (await connection.execute(free)).mappings().one_or_none()
-
-
-async def _lease(
-    connection: AsyncConnection, contender: Contender, segment: RowMapping, *, until: datetime
-) -> LeasedSegment:
-    plan = to_plan(segment)
-    attempt = segment["attempt"] + 1
-    strikes = segment["strikes"] + (segment["state"] is SegmentState.LEASED)
-    await connection.execute(
-        update(segments)
-        .where(segments.c.run_id == contender.run_id, segments.c.number == plan.number)
-        .values(state=_leased_from(segment["state"]), attempt=attempt, strikes=strikes, leased_until=until)
-    )
-    run = await load_run(connection, contender.run_id)
-    run = replace(run, virtual_time=charged(contender, plan.frame_count))
-    await connection.execute(update(runs).where(runs.c.id == run.id).values(virtual_time=run.virtual_time))
-    return LeasedSegment(lease=Lease(run.id, plan.number, attempt, until), plan=plan, run=run, strikes=strikes)
-
-
-async def _refund(connection: AsyncConnection, lease: Lease) -> None:
-    """Give back what a lease cost its run, if the run still contends."""
-    contender = next((each for each in await _contenders(connection) if each.run_id == lease.run_id), None)
-    if contender is None:
-        return
-    segment = select(segments).where(segments.c.run_id == lease.run_id, segments.c.number == lease.segment)
-    frames = to_plan((await connection.execute(segment)).mappings().one()).frame_count
-    await connection.execute(
-        update(runs).where(runs.c.id == lease.run_id).values(virtual_time=refunded(contender, frames))
-    )
-
-
-def _leased_from(state: SegmentState) -> SegmentState:
-    """A lease that expired is opened first."""
-    is_expired = state is SegmentState.LEASED
-    opened = moved(NEXT_SEGMENT_STATES, state, SegmentState.OPEN) if is_expired else state
-    return moved(NEXT_SEGMENT_STATES, opened, SegmentState.LEASED)
-
-
-def _held(lease: Lease) -> ColumnElement[bool]:
-    """Whether the lease's attempt still has the segment; one that expired has it until another takes it."""
-    return and_(
-        segments.c.run_id == lease.run_id,
-        segments.c.number == lease.segment,
-        segments.c.attempt == lease.attempt,
-        segments.c.state == SegmentState.LEASED,
-    )
-
-
-def _opened(*, strikes: int = 0) -> dict[str, Any]:
-    """What a leased segment becomes. strikes: to be added to its own."""
-    return {"state": SegmentState.OPEN, "strikes": segments.c.strikes + strikes, "leased_until": None}
-
-
-def _open_segment_row(run_id: str, plan: SegmentPlan) -> Row:
-    return {
-        "run_id": run_id,
-        "number": plan.number,
-        "first_sample": plan.first_sample,
-        "last_sample": plan.last_sample,
-        "entry_pts": plan.entry_pts,
-        "state": SegmentState.OPEN,
-        "attempt": 0,
-        "strikes": 0,
-    }
+def _finalizing(connection: Connection) -> Sequence[Run]:
+    """As `ports.RunStore.to_finalize`."""
+    for run in load_runs(connection, COMPLETE_RUNS):
+        save_run(connection, replace(run, state=moved(NEXT_RUN_STATES, run.state, RunState.FINALIZING)))
+    return load_runs(connection, FINALIZING_RUNS)

@@ -3,91 +3,90 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Final
 
-from sqlalchemy import delete, insert, or_, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Connection, bindparam, delete, insert, or_, select, update
 
 from orchestrator.core.records import Failure, Video
 from orchestrator.core.states import IndexState
 from orchestrator.core.types import IndexReport
 from orchestrator.errors import VideoInUseError, VideoNotFoundError
 from orchestrator.ports import Page
-from orchestrator.storage.engine import Database
+from orchestrator.storage.moves import is_any
 from orchestrator.storage.pages import read_page
-from orchestrator.storage.row_codec import to_json, to_video, video_row
+from orchestrator.storage.row_codec import Row, to_video, video_row
 from orchestrator.storage.tables import jobs, runs, videos
-from orchestrator.storage.uninterrupted import uninterrupted
+from orchestrator.storage.transactions import SqlStore, reading, writing
+
+VIDEOS: Final = select(videos)
+VIDEO: Final = VIDEOS.where(videos.c.id == bindparam("video_id"))
+VIDEOS_NAMED: Final = VIDEOS.where(videos.c.id.in_(bindparam("video_ids", expanding=True)))
+VIDEOS_PENDING: Final = VIDEOS.where(videos.c.index_state == IndexState.PENDING).order_by(videos.c.seq)
+VIDEO_IDS: Final = select(videos.c.id)
+INSERT_VIDEO: Final = insert(videos)
+# Takes the columns to be set as further parameters.
+UPDATE_VIDEO: Final = update(videos).where(videos.c.id == bindparam("of_video"))
+DELETE_VIDEO: Final = delete(videos).where(videos.c.id == bindparam("video_id"))
+# A job may name another upload of the same content, and its run still reads this one.
+JOB_THAT_NEEDS: Final = (
+    select(jobs.c.id)
+    .join(runs, runs.c.id == jobs.c.run_id)
+    .where(or_(jobs.c.video_id == bindparam("video_id"), runs.c.video_id == bindparam("video_id")))
+    .limit(1)
+)
 
 
-@uninterrupted
-class SqlVideoStore:
+class SqlVideoStore(SqlStore):
     """`ports.VideoStore` in a database."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    @writing
+    def add(self, connection: Connection, video: Video) -> None:
+        connection.execute(INSERT_VIDEO, video_row(video))
 
-    async def add(self, video: Video) -> None:
-        async with self._database.write() as connection:
-            await connection.execute(insert(videos).values(video_row(video)))
-
-    async def get(self, video_id: str) -> Video:
-        async with self._database.read() as connection:
-            row = (await connection.execute(select(videos).where(videos.c.id == video_id))).mappings().one_or_none()
+    @reading
+    def get(self, connection: Connection, video_id: str) -> Video:
+        row = connection.execute(VIDEO, {"video_id": video_id}).mappings().one_or_none()
         if row is None:
             raise _not_found(video_id)
         return to_video(row)
 
-    async def many(self, video_ids: Collection[str]) -> dict[str, Video]:
-        found = select(videos).where(videos.c.id.in_(video_ids))
-        async with self._database.read() as connection:
-            return {row["id"]: to_video(row) for row in (await connection.execute(found)).mappings()}
+    @reading
+    def many(self, connection: Connection, video_ids: Collection[str]) -> dict[str, Video]:
+        found = connection.execute(VIDEOS_NAMED, {"video_ids": list(video_ids)})
+        return {row["id"]: to_video(row) for row in found.mappings()}
 
-    async def page(self, *, limit: int, cursor: str | None) -> Page[Video]:
-        async with self._database.read() as connection:
-            return await read_page(
-                connection, select(videos), seq=videos.c.seq, to_item=to_video, limit=limit, cursor=cursor
-            )
+    @reading
+    def page(self, connection: Connection, *, limit: int, cursor: str | None) -> Page[Video]:
+        return read_page(connection, VIDEOS, seq=videos.c.seq, to_item=to_video, limit=limit, cursor=cursor)
 
-    async def pending_index(self) -> Sequence[Video]:
-        pending = select(videos).where(videos.c.index_state == IndexState.PENDING).order_by(videos.c.seq)
-        async with self._database.read() as connection:
-            return [to_video(row) for row in (await connection.execute(pending)).mappings()]
+    @reading
+    def pending_index(self, connection: Connection) -> Sequence[Video]:
+        return [to_video(row) for row in connection.execute(VIDEOS_PENDING).mappings()]
 
-    async def set_indexed(self, video_id: str, report: IndexReport) -> None:
-        await self._set(video_id, index_state=IndexState.READY, report=to_json(report), index_failure=None)
+    @writing
+    def set_indexed(self, connection: Connection, video_id: str, report: IndexReport) -> None:
+        _set(connection, video_id, {"index_state": IndexState.READY, "report": report, "index_failure": None})
 
-    async def set_index_failed(self, video_id: str, failure: Failure) -> None:
-        await self._set(video_id, index_state=IndexState.FAILED, report=None, index_failure=to_json(failure))
+    @writing
+    def set_index_failed(self, connection: Connection, video_id: str, failure: Failure) -> None:
+        _set(connection, video_id, {"index_state": IndexState.FAILED, "report": None, "index_failure": failure})
 
-    async def remove(self, video_id: str) -> None:
-        async with self._database.write() as connection:
-            if await _is_in_use(connection, video_id):
-                raise VideoInUseError(f"a job refers to video {video_id}; delete the job first")
-            removed = await connection.execute(delete(videos).where(videos.c.id == video_id))
-            if not removed.rowcount:
-                raise _not_found(video_id)
+    @writing
+    def remove(self, connection: Connection, video_id: str) -> None:
+        if is_any(connection, JOB_THAT_NEEDS, {"video_id": video_id}):
+            raise VideoInUseError(f"a job refers to video {video_id}; delete the job first")
+        if not connection.execute(DELETE_VIDEO, {"video_id": video_id}).rowcount:
+            raise _not_found(video_id)
 
-    async def ids(self) -> frozenset[str]:
-        async with self._database.read() as connection:
-            return frozenset((await connection.execute(select(videos.c.id))).scalars())
-
-    async def _set(self, video_id: str, **columns: Any) -> None:
-        async with self._database.write() as connection:
-            changed = await connection.execute(update(videos).where(videos.c.id == video_id).values(columns))
-            if not changed.rowcount:
-                raise _not_found(video_id)
+    @reading
+    def ids(self, connection: Connection) -> frozenset[str]:
+        return frozenset(connection.execute(VIDEO_IDS).scalars())
 
 
-async def _is_in_use(connection: AsyncConnection, video_id: str) -> bool:
-    """A job may name another upload of the same content, and its run still reads this one."""
-    needed = (
-        select(jobs.c.id)
-        .join(runs, runs.c.id == jobs.c.run_id)
-        .where(or_(jobs.c.video_id == video_id, runs.c.video_id == video_id))
-        .limit(1)
-    )
-    return (await connection.execute(needed)).first() is not None
+def _set(connection: Connection, video_id: str, columns: Row) -> None:
+    """Raises VideoNotFoundError."""
+    if not connection.execute(UPDATE_VIDEO, {"of_video": video_id, **columns}).rowcount:
+        raise _not_found(video_id)
 
 
 def _not_found(video_id: str) -> VideoNotFoundError:

@@ -28,7 +28,7 @@ async def open_memory(folder: Path) -> AsyncIterator[Stores]:
 @asynccontextmanager
 async def open_sqlite(folder: Path) -> AsyncIterator[Stores]:
     settings = StorageSettings(
-        database_url=f"sqlite+aiosqlite:///{folder}/trireel.db", data_dir=folder, max_upload_bytes=MAX_UPLOAD_BYTES
+        database_url=f"sqlite:///{folder}/trireel.db", data_dir=folder, max_upload_bytes=MAX_UPLOAD_BYTES
     )
     async with open_stores(settings) as stores:
         yield stores

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
+from threading import Event
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -18,13 +19,15 @@ from orchestrator.settings import StorageSettings
 from orchestrator.storage.engine import Database, open_database
 from orchestrator.storage.failures import file_errors
 from orchestrator.storage.schema import upgrade_schema
-from orchestrator.storage.tables import metadata, models
+from orchestrator.storage.tables import metadata, models, parts
+
+# For what ends at once unless it hangs.
+WAIT_S = 20
+COUNT_MODELS = select(func.count()).select_from(models)
 
 
 def settings_of(folder: Path, url: str | None = None) -> StorageSettings:
-    return StorageSettings(
-        database_url=url or f"sqlite+aiosqlite:///{folder}/trireel.db", data_dir=folder, max_upload_bytes=1
-    )
+    return StorageSettings(database_url=url or f"sqlite:///{folder}/trireel.db", data_dir=folder, max_upload_bytes=1)
 
 
 @pytest.fixture
@@ -34,13 +37,22 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
 
 
 async def add_model(database: Database, digest: str) -> None:
-    async with database.write() as connection:
-        await connection.execute(insert(models).values(digest=digest, card="{}"))
+    await database.write(lambda connection: insert_model(connection, digest))
+
+
+def insert_model(connection: Connection, digest: str) -> None:
+    connection.execute(insert(models).values(digest=digest, card="{}"))
 
 
 async def count_models(database: Database) -> int:
-    async with database.read() as connection:
-        return (await connection.execute(select(func.count()).select_from(models))).scalar_one()
+    return await database.read(lambda connection: connection.execute(COUNT_MODELS).scalar_one())
+
+
+async def execute(database: Database, sql: str) -> None:
+    def step(connection: Connection) -> None:
+        connection.execute(text(sql))
+
+    await database.write(step)
 
 
 @pytest.mark.parametrize(
@@ -50,16 +62,15 @@ async def count_models(database: Database) -> int:
 async def test_a_commit_survives_a_power_cut_and_rows_refer_to_rows(
     database: Database, pragma: str, expected: object
 ) -> None:
-    async with database.read() as connection:
-        assert (await connection.execute(text(f"PRAGMA {pragma}"))).scalar() == expected
+    for transaction in (database.read, database.write):
+        assert await transaction(lambda connection: connection.scalar(text(f"PRAGMA {pragma}"))) == expected
 
 
 async def test_migrations_make_the_tables_that_the_code_knows(database: Database) -> None:
     def difference(connection: Connection) -> object:
         return compare_metadata(MigrationContext.configure(connection), metadata)
 
-    async with database.read() as connection:
-        assert await connection.run_sync(difference) == []
+    assert await database.read(difference) == []
 
 
 async def test_a_database_is_opened_again_with_its_rows(tmp_path: Path) -> None:
@@ -70,57 +81,76 @@ async def test_a_database_is_opened_again_with_its_rows(tmp_path: Path) -> None:
 
 
 async def test_migrations_that_are_cut_off_leave_the_database_as_it_was(tmp_path: Path) -> None:
+    def cut_off(connection: Connection) -> None:
+        for table in ("parts", "segments", "events", "jobs", "runs", "models", "videos", "alembic_version"):
+            connection.execute(text(f"DROP TABLE {table}"))
+        upgrade_schema(connection)
+        raise KeyboardInterrupt
+
     async with open_database(settings_of(tmp_path)) as database:
         await add_model(database, "kept")
-
-        async def cut_off() -> None:
-            async with database.write() as connection:
-                for table in ("parts", "segments", "events", "jobs", "runs", "models", "videos", "alembic_version"):
-                    await connection.execute(text(f"DROP TABLE {table}"))
-                await connection.run_sync(upgrade_schema)
-                raise KeyboardInterrupt
-
         with pytest.raises(KeyboardInterrupt):
-            await cut_off()
+            await database.write(cut_off)
         assert await count_models(database) == 1
 
 
 async def test_a_database_of_a_later_release_is_left_alone(tmp_path: Path) -> None:
     async with open_database(settings_of(tmp_path)) as database:
         await add_model(database, "kept")
-        async with database.write() as connection:
-            await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        await execute(database, "UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(StorageError, match="9999"):
         async with open_database(settings_of(tmp_path)):
             pass
 
 
 async def test_what_an_exception_leaves_is_rolled_back(database: Database) -> None:
-    async def fail_half_way() -> None:
-        async with database.write() as connection:
-            await connection.execute(insert(models).values(digest="a", card="{}"))
-            raise LookupError
+    def fail_half_way(connection: Connection) -> None:
+        insert_model(connection, "a")
+        raise LookupError
 
     with pytest.raises(LookupError):
-        await fail_half_way()
+        await database.write(fail_half_way)
     assert await count_models(database) == 0
 
 
-async def test_a_cancelled_writer_leaves_nothing_and_lets_the_next_one_write(database: Database) -> None:
-    wrote = asyncio.Event()
+async def test_a_cancelled_writer_leaves_at_once_and_its_transaction_runs_to_its_end(database: Database) -> None:
+    wrote, may_end = Event(), Event()
 
-    async def write_and_wait() -> None:
-        async with database.write() as connection:
-            await connection.execute(insert(models).values(digest="a", card="{}"))
-            wrote.set()
-            await asyncio.Event().wait()
+    def write_and_wait(connection: Connection) -> None:
+        insert_model(connection, "under way")
+        wrote.set()
+        assert may_end.wait(WAIT_S)
 
-    writer = asyncio.ensure_future(write_and_wait())
-    await wrote.wait()
-    writer.cancel()
-    await asyncio.gather(writer, return_exceptions=True)
-    await add_model(database, "b")
-    assert await count_models(database) == 1
+    under_way = asyncio.ensure_future(database.write(write_and_wait))
+    assert await asyncio.to_thread(wrote.wait, WAIT_S)
+    not_begun = asyncio.ensure_future(add_model(database, "not begun"))
+    # Until it is asked for.
+    await asyncio.sleep(0)
+    for writer in (under_way, not_begun):
+        writer.cancel()
+        await asyncio.gather(writer, return_exceptions=True)
+        assert writer.cancelled()
+    assert await count_models(database) == 0
+    may_end.set()
+    await add_model(database, "the next one's")
+    assert await count_models(database) == 3
+
+
+async def test_closing_waits_for_the_transactions_of_callers_that_left(tmp_path: Path) -> None:
+    may_end = Event()
+
+    def wait_and_write(connection: Connection) -> None:
+        assert may_end.wait(WAIT_S)
+        insert_model(connection, "a")
+
+    async with open_database(settings_of(tmp_path)) as database:
+        writer = asyncio.ensure_future(database.write(wait_and_write))
+        await asyncio.sleep(0)
+        writer.cancel()
+        await asyncio.gather(writer, return_exceptions=True)
+        may_end.set()
+    async with open_database(settings_of(tmp_path)) as database:
+        assert await count_models(database) == 1
 
 
 @pytest.mark.parametrize("turns", [*range(0, 40, 3), 60, 100])
@@ -132,27 +162,37 @@ async def test_a_writer_may_be_cancelled_at_any_moment(database: Database, turns
     writer.cancel()
     await asyncio.gather(writer, return_exceptions=True)
     await add_model(database, "after")
-    # Cut off in the middle of its commit, a transaction may have happened or not; never half.
-    assert await count_models(database) in (2, 3)
+    # Cancelled before it asked for its transaction, it has none; never half of one.
+    assert await count_models(database) == (3 if turns else 2)
 
 
 async def test_a_reader_keeps_its_snapshot_and_does_not_stop_writers(database: Database) -> None:
-    async with database.read() as connection:
-        count = select(func.count()).select_from(models)
-        assert (await connection.execute(count)).scalar_one() == 0
-        await add_model(database, "a")
-        assert (await connection.execute(count)).scalar_one() == 0
+    looked, may_look_again = Event(), Event()
+
+    def look_twice(connection: Connection) -> tuple[int, int]:
+        first = connection.execute(COUNT_MODELS).scalar_one()
+        looked.set()
+        assert may_look_again.wait(WAIT_S)
+        return first, connection.execute(COUNT_MODELS).scalar_one()
+
+    reader = asyncio.ensure_future(database.read(look_twice))
+    assert await asyncio.to_thread(looked.wait, WAIT_S)
+    await add_model(database, "a")
+    may_look_again.set()
+    assert await reader == (0, 0)
     assert await count_models(database) == 1
 
 
 async def test_writers_that_read_first_never_fail_on_each_other(tmp_path: Path) -> None:
-    # Two pools stand for two processes. With deferred transactions most of these fail at once as "locked".
+    # Two databases stand for two processes. With deferred transactions most of these fail at once as "locked".
     async with open_database(settings_of(tmp_path)) as one, open_database(settings_of(tmp_path)) as other:
 
         async def read_then_write(database: Database, digest: str) -> None:
-            async with database.write() as connection:
-                await connection.execute(select(func.count()).select_from(models))
-                await connection.execute(insert(models).values(digest=digest, card="{}"))
+            def step(connection: Connection) -> None:
+                connection.execute(COUNT_MODELS)
+                insert_model(connection, digest)
+
+            await database.write(step)
 
         async with asyncio.TaskGroup() as group:
             for number in range(50):
@@ -161,17 +201,38 @@ async def test_writers_that_read_first_never_fail_on_each_other(tmp_path: Path) 
         assert await count_models(one) == 100
 
 
+async def test_a_writer_whom_another_process_keeps_waiting_fails_and_the_next_one_writes(
+    database: Database, tmp_path: Path
+) -> None:
+    await execute(database, "PRAGMA busy_timeout = 1")
+    with closing(sqlite3.connect(tmp_path / "trireel.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StorageError, match="locked"):
+            await add_model(database, "a")
+    await add_model(database, "b")
+    assert await count_models(database) == 1
+
+
+async def test_a_commit_that_fails_leaves_the_database_usable(database: Database) -> None:
+    def refer_to_nothing(connection: Connection) -> None:
+        connection.execute(text("PRAGMA defer_foreign_keys = ON"))
+        connection.execute(insert(parts).values(run_id="none", segment=0, body=b""))
+
+    with pytest.raises(StorageError, match="FOREIGN KEY"):
+        await database.write(refer_to_nothing)
+    await add_model(database, "a")
+    assert await count_models(database) == 1
+
+
 async def test_a_full_disk_is_told_as_such_and_leaves_the_database_usable(database: Database) -> None:
-    async def fill() -> None:
-        async with database.write() as connection:
-            await connection.execute(text("PRAGMA max_page_count = 1"))
-            for number in range(10_000):
-                await connection.execute(insert(models).values(digest=str(number), card="x" * 4000))
+    def fill(connection: Connection) -> None:
+        connection.execute(text("PRAGMA max_page_count = 1"))
+        for number in range(10_000):
+            connection.execute(insert(models).values(digest=str(number), card="x" * 4000))
 
     with pytest.raises(DiskFullError):
-        await fill()
-    async with database.write() as connection:
-        await connection.execute(text("PRAGMA max_page_count = 1000000"))
+        await database.write(fill)
+    await execute(database, "PRAGMA max_page_count = 1000000")
     await add_model(database, "a")
     assert await count_models(database) == 1
 
@@ -196,10 +257,19 @@ async def test_a_database_in_a_folder_that_is_missing_is_a_storage_error(tmp_pat
 
 
 @pytest.mark.parametrize(
-    "url", ["mysql+aiomysql://localhost/x", "no url", "nosuch://x", "sqlite:///x.db", "sqlite+aiosqlite://"]
+    "url",
+    [
+        "mysql+pymysql://localhost/x",
+        "no url",
+        "nosuch://x",
+        "sqlite+aiosqlite:///x.db",
+        "postgresql+asyncpg://x",
+        "sqlite://",
+        "sqlite:///:memory:",
+    ],
 )
-async def test_other_databases_are_refused(tmp_path: Path, url: str) -> None:
-    with pytest.raises(SettingsError):
+async def test_other_databases_and_drivers_are_refused(tmp_path: Path, url: str) -> None:
+    with pytest.raises(SettingsError, match="use sqlite:"):
         async with open_database(settings_of(tmp_path, url)):
             pass
 

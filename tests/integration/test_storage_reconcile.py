@@ -28,9 +28,7 @@ NOTHING = Reconciliation(
 
 
 def settings_of(folder: Path) -> StorageSettings:
-    return StorageSettings(
-        database_url=f"sqlite+aiosqlite:///{folder}/trireel.db", data_dir=folder, max_upload_bytes=1000
-    )
+    return StorageSettings(database_url=f"sqlite:///{folder}/trireel.db", data_dir=folder, max_upload_bytes=1000)
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ def test_tritons_address_is_taken_with_and_without_a_scheme(text: str) -> None:
 
 def test_the_database_lies_in_the_data_directory_unless_told(tmp_path: Path) -> None:
     settings = load_settings({"TRIREEL_DATA_DIR": str(tmp_path)})
-    assert settings.storage.database_url == f"sqlite+aiosqlite:///{tmp_path}/trireel.db"
+    assert settings.storage.database_url == f"sqlite:///{tmp_path}/trireel.db"
 
 
 def test_every_variable_has_a_meaning_and_a_name_of_ours() -> None:

@@ -10,7 +10,7 @@ from tests.contract.scenario import LEASE, START, Scenario
 
 async def test_cancelled_writers_hold_nobody_up_wherever_they_are_cancelled(tmp_path: Path) -> None:
     settings = StorageSettings(
-        database_url=f"sqlite+aiosqlite:///{tmp_path}/trireel.db", data_dir=tmp_path, max_upload_bytes=1000
+        database_url=f"sqlite:///{tmp_path}/trireel.db", data_dir=tmp_path, max_upload_bytes=1000
     )
     async with open_stores(settings) as stores:
         scenario = Scenario(stores)
