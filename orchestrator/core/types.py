@@ -324,10 +324,6 @@ class Ledger:
         """Frames whose fate is known."""
         return self.inferred + self.failed
 
-    @property
-    def is_closed(self) -> bool:
-        return self.planned == self.inferred + self.failed == self.inferred + sum(self.reasons.values())
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageSeconds:
