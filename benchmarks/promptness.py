@@ -1,0 +1,120 @@
+"""How soon one sees something: the first detection, the end of a cancelled job's work, a server that is ready."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Final
+
+import tritonclient.grpc as triton_grpc
+
+from benchmarks.lab import Bench, Lab, MeasurementError, open_bench
+from benchmarks.table import Row, Target, at_most
+from orchestrator.cli.embedded_stack import embedded_stack
+from orchestrator.client import Client, JobAnswer, SegmentBody, SubmitJob
+
+CLIP_FRAMES: Final = 100
+# Long enough that a job is still at work when it is cancelled after its second segment.
+CANCELLED_FRAMES: Final = 400
+SEGMENTS_BEFORE_CANCEL: Final = 2
+QUIET_S: Final = 0.5
+STARTS: Final = 3
+
+
+def first_detection(lab: Lab) -> list[Row]:
+    """From the call that submits to the first segment event at the client, on an idle stack and a clip it never saw."""
+    with open_bench(lab) as bench:
+        waits_s = [first_segment_s(lab, bench) for _ in range(lab.pairs)]
+    return [row_of_seconds("first_detection", waits_s, at_most(0.7))]
+
+
+def first_segment_s(lab: Lab, bench: Bench) -> float:
+    """Uploads and indexes beforehand; the stack is idle again afterwards."""
+    video = bench.upload(lab.clip(CLIP_FRAMES))
+    began_s = time.perf_counter()
+    job = bench.client.submit(SubmitJob(video_id=video.id, model=bench.model))
+    wait_s: float | None = None
+    for event in bench.client.follow(job.id):
+        if wait_s is None and isinstance(event.body, SegmentBody):
+            wait_s = time.perf_counter() - began_s
+    if wait_s is None:
+        raise MeasurementError(f"job {job.id} told of no segment")
+    return wait_s
+
+
+def cancel(lab: Lab) -> list[Row]:
+    """From the call that cancels to the end of the last request, by Triton's own statistics.
+
+    The job is at its steady pace, and alone. 0 where Triton was asked nothing after the call.
+    """
+    with open_bench(lab) as bench, statistics_client(bench) as triton:
+        delays_s = [cancel_delay_s(lab, bench, triton) for _ in range(lab.pairs)]
+    return [row_of_seconds("cancel", delays_s, at_most(0.5))]
+
+
+def statistics_client(bench: Bench) -> triton_grpc.InferenceServerClient:
+    return triton_grpc.InferenceServerClient(bench.client.readiness().triton_url)
+
+
+def cancel_delay_s(lab: Lab, bench: Bench, triton: triton_grpc.InferenceServerClient) -> float:
+    """Raises MeasurementError where the job was over before."""
+    video = bench.upload(lab.clip(CANCELLED_FRAMES))
+    job = bench.client.submit(SubmitJob(video_id=video.id, model=bench.model))
+    segments = 0
+    for event in bench.client.follow(job.id):
+        segments += isinstance(event.body, SegmentBody)
+        if segments == SEGMENTS_BEFORE_CANCEL:
+            break
+    called_s = time.time()
+    bench.client.cancel(job.id)
+    if ended(bench, job).state != "cancelled":
+        raise MeasurementError(f"job {job.id} was over before it could be cancelled")
+    return max(0.0, last_request_s(triton, bench.model) - called_s)
+
+
+def ended(bench: Bench, job: JobAnswer) -> JobAnswer:
+    for _ in bench.client.follow(job.id):
+        pass
+    return bench.client.job(job.id)
+
+
+def last_request_s(triton: triton_grpc.InferenceServerClient, model: str) -> float:
+    """When the model's last request ended, in seconds since the epoch, once none came for a moment."""
+    last_ms = -1
+    while True:
+        found = triton.get_inference_statistics(model)
+        before_ms, last_ms = last_ms, max(each.last_inference for each in found.model_stats)
+        if last_ms == before_ms:
+            return float(last_ms) / 1000
+        time.sleep(QUIET_S)
+
+
+def start_up(lab: Lab) -> list[Row]:
+    """From starting `trireel serve` to its being ready, models loaded and warmed, with a data directory of its own.
+
+    first detection: of the first job there, which tells whether it was warm.
+    """
+    waits_s, first_s = [], []
+    for _ in range(STARTS):
+        began_s = time.perf_counter()
+        data_dir = lab.scratch / f"data{time.monotonic_ns()}"
+        with (
+            embedded_stack(data_dir, {"TRIREEL_MODEL_REPOSITORY": str(lab.repository)}) as stack,
+            Client(stack.url) as client,
+        ):
+            waits_s.append(time.perf_counter() - began_s)
+            first_s.append(first_segment_s(lab, Bench(stack, client, lab.model)))
+    return [row_of_seconds("start_up", waits_s, at_most(10), first_detection_s=statistics.median(first_s))]
+
+
+def row_of_seconds(name: str, seconds: Sequence[float], target: Target, **beside: float) -> Row:
+    """seconds: one of each repetition, at least one."""
+    return Row(
+        name=name,
+        value=statistics.median(seconds),
+        target=target,
+        unit="s",
+        spread=(min(seconds), max(seconds)),
+        beside={"repetitions": len(seconds), **{key.replace("_", " "): value for key, value in beside.items()}},
+    )
