@@ -58,13 +58,13 @@ class Lab:
         number = next(self._numbers)
         return copy_frames(self.video, self.scratch / f"clip{number}.mp4", frames=frames, number=number)
 
-    def hd_clip(self, frames: int) -> Path:
-        """The same in 1280x720."""
+    def hd_clip(self, frames: int, *, copies: int = 1) -> Path:
+        """The same in 1280x720. copies: how often these frames come, one after another."""
         master = self.scratch / f"hd{frames}.mp4"
         if not master.exists():
             scale_frames(self.video, master, size_px=HD_PX, frames=frames)
         number = next(self._numbers)
-        return copy_frames(master, self.scratch / f"clip{number}.mp4", frames=frames, number=number)
+        return copy_frames(master, self.scratch / f"clip{number}.mp4", frames=frames * copies, number=number)
 
 
 @dataclass(frozen=True, slots=True)
