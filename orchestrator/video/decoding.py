@@ -61,6 +61,7 @@ class FrameSource:
         self._ready: deque[VideoFrame] = deque()
         self._held: tuple[int, VideoFrame] | None = None
         self._ordinal = 0
+        self._awaited: int | None = None
         self._converter = RgbConverter()
         self.entry: int | None = None
         self.last_key: int | None = None
@@ -81,6 +82,7 @@ class FrameSource:
         self._ready.clear()
         self._held = None
         self._ordinal = 0
+        self._awaited = entry
         self.entry = entry
         self.last_key = None
         self.frame_errors = 0
@@ -103,7 +105,8 @@ class FrameSource:
             packet = self._next_packet()
             if packet is None:
                 return None
-            self._ready.extend(self._decode(packet))
+            if not self._lies_before_entry(packet):
+                self._ready.extend(self._decode(packet))
 
     def hold(self, key: int, frame: VideoFrame) -> None:
         """Take back the frame that `next` gave last, for the next segment."""
@@ -136,6 +139,12 @@ class FrameSource:
             flush = cast("Packet[VideoStream]", Packet())
             flush.stream = self._open[1]
             return flush
+
+    def _lies_before_entry(self, packet: Packet[VideoStream]) -> bool:
+        """Whether a seek led before the entry, and the packet is still on the way to it."""
+        if self._awaited is not None and (packet.pts is None or packet.pts >= self._awaited):
+            self._awaited = None
+        return self._awaited is not None
 
     def _key(self, frame: VideoFrame) -> int | None:
         if self._is_timed:
