@@ -35,6 +35,15 @@ class ResultDocument(ResultHead, frozen=True):
     ]
 
 
+class FrameLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A line of ndjson, as `encode_ndjson` writes it: a sampled frame. failed: why there is no picture, left out else."""
+
+    frame_index: int
+    pts_ms: float
+    detections: list[Detection]
+    failed: str | None = None
+
+
 async def encode_json(header: ResultHeader, blocks: AsyncIterator[DetectionBlock]) -> AsyncGenerator[bytes, None]:
     """One object: the head's members, `detections`, then `frame_count` and `failed_frames` of what was sent."""
     head = _ENCODER.encode(ResultHead.from_header(header))
@@ -58,7 +67,7 @@ async def encode_ndjson(header: ResultHeader, blocks: AsyncIterator[DetectionBlo
 
 
 def _frame_lines(block: DetectionBlock, header: ResultHeader) -> bytes:
-    """A line for each sampled frame: `frame_index`, `pts_ms`, `detections`, and `failed` where it gave no picture."""
+    """A `FrameLine` for each sampled frame, written around the text of its detections."""
     written = write_detections(block.detections, header.class_names)
     frames = block.frame_index.tolist()
     starts = np.searchsorted(block.detections.frame_index, block.frame_index, side="left").tolist()

@@ -19,6 +19,7 @@ from orchestrator.errors import FormatUnknownError
 from orchestrator.formats.csv_text import text_cell
 from orchestrator.formats.detection_text import DetectionText, write_detections
 from orchestrator.formats.format_table import FORMATS, format_named
+from orchestrator.formats.json_text import FrameLine
 from orchestrator.formats.rows import Detection
 from orchestrator.results import DetectionBlock, ResultHeader, ViewRequest
 from orchestrator.testing.fake_model import FakeModelCatalogue
@@ -77,11 +78,13 @@ async def test_json_without_one_detection_is_a_document_too() -> None:
 
 
 async def test_ndjson_has_a_line_for_every_sampled_frame() -> None:
-    head, *frames = [json.loads(line) for line in (await text_of("ndjson")).splitlines()]
-    assert (head["job_id"], head["class_names"]) == ("job_1", list(CLASS_NAMES))
-    assert [frame["frame_index"] for frame in frames] == [0, 1, 2, 3]
-    assert [len(frame["detections"]) for frame in frames] == [2, 0, 1, 1]
-    assert [frame.get("failed") for frame in frames] == [None, "decode_error", None, None]
+    head, *lines = (await text_of("ndjson")).splitlines()
+    assert json.loads(head)["class_names"] == list(CLASS_NAMES)
+    frames = [msgspec.json.decode(line, type=FrameLine) for line in lines]
+    assert [frame.frame_index for frame in frames] == [0, 1, 2, 3]
+    assert [len(frame.detections) for frame in frames] == [2, 0, 1, 1]
+    assert [frame.failed for frame in frames] == [None, "decode_error", None, None]
+    assert "failed" not in json.loads(lines[0])
     assert [found["class_name"] for found in frames[0]["detections"]] == ["car", "person"]
 
 
