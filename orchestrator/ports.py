@@ -231,8 +231,10 @@ class CandidateArchive(Protocol):
     async def write(self, run_id: str, parts: AsyncIterator[Candidates]) -> None:
         """Write the whole file beside its place, then rename it into place; again replaces it."""
 
-    def read(self, run_id: str, *, first_frame: int, last_frame: int | None) -> AsyncIterator[Candidates]:
-        """As `PartStore.read`."""
+    def read(
+        self, run_id: str, *, first_frame: int, last_frame: int | None, with_boxes: bool = True
+    ) -> AsyncIterator[Candidates]:
+        """As `PartStore.read`, whole frames at a time. with_boxes: else their sides are not read, and are zero."""
 
     async def remove(self, run_id: str) -> None: ...
 

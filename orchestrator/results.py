@@ -133,8 +133,12 @@ class Results:
                 f"{duration_s:.0f} s in buckets of {bucket_s} s are too many; choose a larger bucket_s or fewer classes"
             )
         counts = _BucketCounts(1000 * bucket_s, len(header.class_names))
-        async for block in self._blocks(header, first_frame=0, last_frame=None, follow=False):
-            counts.add(block)
+        if header.is_complete:
+            await self._count_archived(header, counts)
+        else:
+            async for block in self._blocks(header, first_frame=0, last_frame=None, follow=False):
+                counts.add_frames(block.pts_ms)
+                counts.add_detections(block.detections)
         timeline = Timeline(
             bucket_s=bucket_s,
             class_ids=class_ids,
@@ -144,6 +148,14 @@ class Results:
             counts=counts.detections[:, list(class_ids)],
         )
         return header, timeline
+
+    async def _count_archived(self, header: ResultHeader, counts: _BucketCounts) -> None:
+        """All of a finished run, in one pass over its archive that leaves out what counting does not need."""
+        run, frames = header.run, await self.sampled.of(header.run)
+        counts.add_frames(frames.pts_ms(0, len(frames) - 1))
+        groups = self.archive.read(run.id, first_frame=0, last_frame=None, with_boxes=header.is_second_suppression)
+        async for group in groups:
+            await asyncio.to_thread(counts.add_detections_of, group, header)
 
     async def _header(self, job_id: str, request: ViewRequest) -> ResultHeader:
         job = await self.jobs.get(job_id)
@@ -224,20 +236,28 @@ class Results:
 
 
 class _BucketCounts:
-    """Frames int64 (B,) and detections int64 (B, C) in buckets of time, growing with the blocks."""
+    """Frames int64 (B,) and detections int64 (B, C) in buckets of time, growing with the frames."""
 
     def __init__(self, bucket_ms: float, class_count: int) -> None:
         self._bucket_ms = bucket_ms
         self.frames = np.zeros(0, dtype=np.int64)
         self.detections = np.zeros((0, class_count), dtype=np.int64)
 
-    def add(self, block: DetectionBlock) -> None:
-        frame_buckets = self._buckets(block.pts_ms)
-        more = max(int(frame_buckets[-1]) + 1 - len(self.frames), 0)
+    def add_frames(self, pts_ms: NDArray[np.float64]) -> None:
+        """Sampled frames, ascending, at least one."""
+        buckets = self._buckets(pts_ms)
+        more = max(int(buckets[-1]) + 1 - len(self.frames), 0)
         self.frames = np.pad(self.frames, (0, more))
         self.detections = np.pad(self.detections, ((0, more), (0, 0)))
-        np.add.at(self.frames, frame_buckets, 1)
-        np.add.at(self.detections, (self._buckets(block.detections.pts_ms), block.detections.class_ids), 1)
+        self.frames += np.bincount(buckets, minlength=len(self.frames))
+
+    def add_detections_of(self, candidates: Candidates, header: ResultHeader) -> None:
+        """What the header's view shows of candidates of frames that were added."""
+        self.add_detections(apply_view(candidates, header.view, header.run.card))
+
+    def add_detections(self, found: Candidates) -> None:
+        """Detections of frames that were added."""
+        np.add.at(self.detections, (self._buckets(found.pts_ms), found.class_ids), 1)
 
     def _buckets(self, pts_ms: NDArray[np.float64]) -> NDArray[np.int64]:
         # A millionth of a bucket of slack: a time stamp of one second must not fall short of it by rounding.

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import numpy as np
 
 from orchestrator.core.types import Candidates, FrameIndex
 from orchestrator.errors import DataDamagedError, UploadEmptyError, UploadTooLargeError
@@ -77,12 +79,14 @@ class MemoryArchive:
     async def write(self, run_id: str, parts: AsyncIterator[Candidates]) -> None:
         self.runs[run_id] = Candidates.concatenate([part async for part in parts])
 
-    async def read(self, run_id: str, *, first_frame: int, last_frame: int | None) -> AsyncIterator[Candidates]:
+    async def read(
+        self, run_id: str, *, first_frame: int, last_frame: int | None, with_boxes: bool = True
+    ) -> AsyncIterator[Candidates]:
         if run_id not in self.runs:
             raise DataDamagedError(f"there is no archive of {run_id}")
         candidates = self.runs[run_id].within(first_frame, last_frame)
         if len(candidates):
-            yield candidates
+            yield candidates if with_boxes else replace(candidates, boxes_xyxy=np.zeros_like(candidates.boxes_xyxy))
 
     async def remove(self, run_id: str) -> None:
         self.runs.pop(run_id, None)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from orchestrator.core.types import Candidates, FrameStamp
@@ -79,6 +81,15 @@ async def test_a_write_that_fails_leaves_what_was_there(scenario: Scenario, stor
     with pytest.raises(StorageError):
         await stores.archive.write("run_1", broken())
     assert_equal(await scenario.read_archive("run_1"), Candidates.concatenate(pieces))
+
+
+async def test_boxes_can_be_left_out(scenario: Scenario, stores: Stores) -> None:
+    pieces = pieces_of(10)
+    await stores.archive.write("run_1", one_by_one(pieces))
+    groups = stores.archive.read("run_1", first_frame=0, last_frame=None, with_boxes=False)
+    whole = Candidates.concatenate(pieces)
+    expected = replace(whole, boxes_xyxy=np.zeros_like(whole.boxes_xyxy))
+    assert_equal(Candidates.concatenate([group async for group in groups]), expected)
 
 
 async def test_a_run_without_an_archive_cannot_be_read(scenario: Scenario, stores: Stores) -> None:
