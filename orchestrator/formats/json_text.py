@@ -36,7 +36,7 @@ class ResultDocument(ResultHead, frozen=True):
 
 
 class FrameLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A line of ndjson, as `encode_ndjson` writes it: a sampled frame. failed: why there is no picture, left out else."""
+    """A line of ndjson, as `encode_ndjson` writes it: a sampled frame. failed: why it has no picture, else left out."""
 
     frame_index: int
     pts_ms: float

@@ -85,7 +85,7 @@ async def test_ndjson_has_a_line_for_every_sampled_frame() -> None:
     assert [len(frame.detections) for frame in frames] == [2, 0, 1, 1]
     assert [frame.failed for frame in frames] == [None, "decode_error", None, None]
     assert "failed" not in json.loads(lines[0])
-    assert [found["class_name"] for found in frames[0]["detections"]] == ["car", "person"]
+    assert [found.class_name for found in frames[0].detections] == ["car", "person"]
 
 
 async def test_both_json_formats_hold_the_same_detections() -> None:
