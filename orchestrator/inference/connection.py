@@ -40,7 +40,9 @@ ERROR_BY_STATUS: Final[dict[grpc.StatusCode, type[InferenceError]]] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: TritonTimeoutError,
 }
 
-WATCH_S: Final = 0.05
+# How often the channel's state is looked at: a server that starts takes a second at least, and is waited for.
+WATCH_S: Final = 0.2
+WATCH_AWAY_S: Final = 0.05
 INFER: Final = "/inference.GRPCInferenceService/ModelInfer"
 
 
@@ -160,7 +162,7 @@ class TritonConnection:
                 self._connected.set()
             elif not is_ready:
                 self._connected.clear()
-            await asyncio.sleep(WATCH_S)
+            await asyncio.sleep(WATCH_S if is_ready else WATCH_AWAY_S)
 
 
 @asynccontextmanager
