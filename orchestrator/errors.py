@@ -64,6 +64,18 @@ class EventIdInvalidError(RequestInvalidError):
     code = "event_id_invalid"
 
 
+class IdempotencyKeyInvalidError(RequestInvalidError):
+    """An `Idempotency-Key` that is empty, too long, or not of visible ASCII characters."""
+
+    code = "idempotency_key_invalid"
+
+
+class IdempotencyKeyReusedError(RequestInvalidError):
+    """The key named another request before."""
+
+    code = "idempotency_key_reused"
+
+
 class NotSupportedError(RequestInvalidError):
     """Part of the API to come, refused rather than ignored."""
 
@@ -255,6 +267,10 @@ class ModelChangedError(InferenceError):
 class StorageError(TrireelError):
     code = "storage_failed"
     retryable = True
+
+
+class CommitUnknownError(StorageError):
+    """What was to be stored may be, or not: the database went away before it said which."""
 
 
 class DiskFullError(StorageError):

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 
 import structlog
 
 from orchestrator.announcing import Announcer
 from orchestrator.core.contract import DEFAULT_CONFIDENCE, MAX_CANDIDATES
-from orchestrator.core.records import Failure, Job, Progress, Run, Video
+from orchestrator.core.records import Failure, IdempotencyKey, Job, Progress, Run, Video
 from orchestrator.core.states import IndexState, JobState, RunState
-from orchestrator.core.types import JobSpec, RunSpec, Sampling, View
+from orchestrator.core.types import JobSpec, RunSpec, Sampling, ServedModel, View
 from orchestrator.core.views import checked_view, class_ids_of
 from orchestrator.errors import RequestInvalidError
 from orchestrator.metering import Meters
@@ -60,6 +62,10 @@ class JobRequest:
     timeout_s: float | None = None
     tags: tuple[str, ...] = ()
 
+    def digest(self) -> str:
+        """SHA-256 over its canonical JSON: two bodies that ask for the same have the same."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobSnapshot:
@@ -97,25 +103,29 @@ class Jobs:
         Raises VideoNotFoundError, ModelNotFoundError, ModelNotReadyError, RequestInvalidError.
         """
         video = await self.videos.get(request.video_id)
-        name, version = parse_model(request.model)
-        model = await self.catalogue.find(name, version)
-        view = View(
-            min_confidence=request.min_confidence,
-            iou=model.card.iou if request.iou is None else request.iou,
-            class_ids=None if request.classes is None else class_ids_of(request.classes, model.card),
-            max_det=request.max_det,
-        )
-        spec = JobSpec(
-            run=RunSpec(video.sha256, model.version, request.sampling),
-            view=checked_view(view, model.card),
-            priority=request.priority,
-            timeout_s=request.timeout_s,
-            tags=request.tags,
-        )
+        spec, model = await self._spec_of(request, video)
         job, run = await self.store.submit(spec, card=model.card, video_id=video.id, owner=owner, now=self.utc_now())
-        log.info("job submitted", job_id=job.id, run_id=job.run_id, video_id=video.id, model=str(model.version))
-        await self.announcer.announce([job])
-        return await self._assemble(job, run, video)
+        return await self._tell_submitted(job, run, video)
+
+    async def submit_once(self, request: JobRequest, *, key: str, owner: str) -> tuple[JobSnapshot, bool]:
+        """`submit`, unless the owner's `key` has made a job before, which is then shown as it is now, with True.
+
+        Raises IdempotencyKeyInvalidError; IdempotencyKeyReusedError when the key named another request before,
+        JobNotFoundError when its job was deleted; and as `submit`.
+        """
+        named = IdempotencyKey(text=key, request_sha256=request.digest())
+        # First, so that an answer that was lost is found again also while the model is away.
+        found = await self.store.submitted(named, owner=owner)
+        if found is not None:
+            return await self._snapshot_of(found), True
+        video = await self.videos.get(request.video_id)
+        spec, model = await self._spec_of(request, video)
+        job, run, is_known = await self.store.submit_once(
+            spec, key=named, card=model.card, video_id=video.id, owner=owner, now=self.utc_now()
+        )
+        if is_known:
+            return await self._assemble(job, run, video), True
+        return await self._tell_submitted(job, run, video), False
 
     async def snapshot(self, job_id: str) -> JobSnapshot:
         """Raises JobNotFoundError."""
@@ -156,6 +166,29 @@ class Jobs:
             self.meters.end(orphaned_run)
         await self._close_unwanted(job.run_id)
         await self.announcer.removed(job_id)
+
+    async def _spec_of(self, request: JobRequest, video: Video) -> tuple[JobSpec, ServedModel]:
+        name, version = parse_model(request.model)
+        model = await self.catalogue.find(name, version)
+        view = View(
+            min_confidence=request.min_confidence,
+            iou=model.card.iou if request.iou is None else request.iou,
+            class_ids=None if request.classes is None else class_ids_of(request.classes, model.card),
+            max_det=request.max_det,
+        )
+        spec = JobSpec(
+            run=RunSpec(video.sha256, model.version, request.sampling),
+            view=checked_view(view, model.card),
+            priority=request.priority,
+            timeout_s=request.timeout_s,
+            tags=request.tags,
+        )
+        return spec, model
+
+    async def _tell_submitted(self, job: Job, run: Run, video: Video) -> JobSnapshot:
+        log.info("job submitted", job_id=job.id, run_id=run.id, video_id=video.id, model=str(run.spec.model))
+        await self.announcer.announce([job])
+        return await self._assemble(job, run, video)
 
     async def _close_unwanted(self, run_id: str) -> None:
         """Let go of the video's file if nobody works on the run any more; a segment at work closes its own."""

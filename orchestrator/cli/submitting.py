@@ -5,26 +5,33 @@ from __future__ import annotations
 import click
 
 from orchestrator.cli.options import JobOptions, job_options, json_option, url_option
-from orchestrator.cli.video_source import check_video, choose_model, send_video
+from orchestrator.cli.video_source import check_video, choose_model, is_video_id, send_video
 
 
 @click.command()
 @click.argument("video", metavar="VIDEO")
 @job_options
+@click.option(
+    "--idempotency-key",
+    metavar="KEY",
+    help="For an uploaded VIDEO: the same command with the same key makes no second job.",
+)
 @url_option
 @json_option
-def submit(video: str, request: JobOptions, url: str, as_json: bool) -> None:
+def submit(video: str, request: JobOptions, idempotency_key: str | None, url: str, as_json: bool) -> None:
     """Upload VIDEO, unless it is the id of an uploaded one, submit a job for it and print the job's id."""
     from orchestrator.cli.display import open_display
     from orchestrator.cli.output import echo_json, open_console
     from orchestrator.client import Client
 
     check_video(video)
+    if idempotency_key is not None and not is_video_id(video):
+        raise click.UsageError("--idempotency-key needs the id of an uploaded video: each upload makes a new one")
     with Client(url) as client:
         model = choose_model(client, request.model)
         with open_display(open_console(is_for_errors=True)) as display:
             video_id = send_video(client, video, display)
-        job = client.submit(request.to_request(video_id, model))
+        job = client.submit(request.to_request(video_id, model), idempotency_key=idempotency_key)
     if as_json:
         echo_json(job)
     else:

@@ -30,6 +30,7 @@ from orchestrator.client.exchange import (
     DEFAULT_URL,
     DIRECT_HOSTS,
     MAX_OUTAGE_S,
+    Resending,
     build_request,
     checked_url,
     connection_errors,
@@ -39,7 +40,7 @@ from orchestrator.client.exchange import (
 )
 from orchestrator.client.job_stream import SILENCE_S, JobStream
 from orchestrator.client.transfer import PIECE_BYTES, FrameLines, OnProgress, ProgressMeter
-from orchestrator.errors import TrireelError
+from orchestrator.errors import ServerUnreachableError, TrireelError
 
 Result = TypeVar("Result")
 
@@ -81,9 +82,18 @@ class AsyncClient:
     async def delete_video(self, video_id: str) -> None:
         await self._ask(calls.delete_video(video_id))
 
-    async def submit(self, job: SubmitJob) -> JobAnswer:
-        """Answers at once; `follow` tells how it goes."""
-        return await self._ask(calls.submit(job))
+    async def submit(self, job: SubmitJob, *, idempotency_key: str | None = None) -> JobAnswer:
+        """Answers at once; `follow` tells how it goes.
+
+        A submit whose connection broke is sent again by itself and makes no second job. idempotency_key: for sending it
+        again later, from another process too; 1 to 255 visible ASCII characters.
+        """
+        call, resending = calls.submit(job, idempotency_key=idempotency_key), Resending()
+        while True:
+            try:
+                return await self._ask(call)
+            except ServerUnreachableError as exc:
+                await asyncio.sleep(resending.lost(exc))
 
     async def job(self, job_id: str) -> JobAnswer:
         return await self._ask(calls.job(job_id))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 from urllib.parse import quote
+from uuid import uuid4
 
 import msgspec
 
@@ -136,12 +137,16 @@ def delete_video(video_id: str) -> Call[None]:
     return Call(method="DELETE", path=f"/v1/videos/{_id(video_id)}", decode=nothing)
 
 
-def submit(job: SubmitJob) -> Call[JobAnswer]:
+def submit(job: SubmitJob, *, idempotency_key: str | None) -> Call[JobAnswer]:
+    """Safe to send again: under a key of its own unless one is given. Raises RequestInvalidError for an odd key."""
+    key = uuid4().hex if idempotency_key is None else idempotency_key
+    if not (key.isascii() and key.isprintable()):
+        raise RequestInvalidError("an Idempotency-Key is 1 to 255 visible ASCII characters without spaces")
     return Call(
         method="POST",
         path="/v1/jobs",
         content=msgspec.json.encode(job),
-        headers={"Content-Type": "application/json"},
+        headers={"Content-Type": "application/json", "Idempotency-Key": key},
         decode=reading(JobAnswer),
     )
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Final, TypeVar
 
 import httpx
@@ -29,6 +30,8 @@ CONNECT_TIMEOUT_S: Final = 5.0
 WRITE_TIMEOUT_S: Final = 60.0
 MAX_OUTAGE_S: Final = 60.0
 GATEWAY_STATUSES: Final = frozenset({502, 503, 504})
+# Before a call that is safe to repeat is sent again: long enough together for a server to be restarted.
+RESEND_PAUSES_S: Final = (0.1, 1.0, 3.0)
 UNREACHABLE: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 
@@ -38,6 +41,22 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     code: str
     detail: str
     retryable: bool = False
+
+
+@dataclass(slots=True)
+class Resending:
+    """When to send a call again whose answer was lost. Only for calls that are safe to repeat."""
+
+    pauses_s: Sequence[float] = RESEND_PAUSES_S
+    _losses: int = 0
+
+    def lost(self, error: ServerUnreachableError) -> float:
+        """How long to wait first. Raises `error` after the last try, and where no server has taken the call at all."""
+        was_never_sent = self._losses == 0 and not isinstance(error, ConnectionLostError)
+        if was_never_sent or self._losses == len(self.pauses_s):
+            raise error
+        self._losses += 1
+        return self.pauses_s[self._losses - 1]
 
 
 def checked_url(url: str) -> str:

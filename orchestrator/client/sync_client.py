@@ -29,6 +29,7 @@ from orchestrator.client.exchange import (
     DEFAULT_URL,
     DIRECT_HOSTS,
     MAX_OUTAGE_S,
+    Resending,
     build_request,
     checked_url,
     connection_errors,
@@ -38,7 +39,7 @@ from orchestrator.client.exchange import (
 )
 from orchestrator.client.job_stream import SILENCE_S, JobStream
 from orchestrator.client.transfer import PIECE_BYTES, FrameLines, OnProgress, ProgressMeter
-from orchestrator.errors import TrireelError
+from orchestrator.errors import ServerUnreachableError, TrireelError
 
 Result = TypeVar("Result")
 
@@ -84,9 +85,18 @@ class Client:
     def delete_video(self, video_id: str) -> None:
         self._ask(calls.delete_video(video_id))
 
-    def submit(self, job: SubmitJob) -> JobAnswer:
-        """Answers at once; `follow` tells how it goes."""
-        return self._ask(calls.submit(job))
+    def submit(self, job: SubmitJob, *, idempotency_key: str | None = None) -> JobAnswer:
+        """Answers at once; `follow` tells how it goes.
+
+        A submit whose connection broke is sent again by itself and makes no second job. idempotency_key: for sending it
+        again later, from another process too; 1 to 255 visible ASCII characters.
+        """
+        call, resending = calls.submit(job, idempotency_key=idempotency_key), Resending()
+        while True:
+            try:
+                return self._ask(call)
+            except ServerUnreachableError as exc:
+                time.sleep(resending.lost(exc))
 
     def job(self, job_id: str) -> JobAnswer:
         return self._ask(calls.job(job_id))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Final
 
 from orchestrator.core.contract import ModelCard
 from orchestrator.core.states import IndexState, JobState, RunState
@@ -21,6 +23,7 @@ from orchestrator.core.types import (
     VideoHeader,
     View,
 )
+from orchestrator.errors import IdempotencyKeyInvalidError
 
 JsonValue = str | int | float | bool | None | list["JsonValue"] | dict[str, "JsonValue"]
 
@@ -117,6 +120,28 @@ class Job:
     started_at: datetime | None = None
     finished_at: datetime | None = None
     failure: Failure | None = None
+
+
+IDEMPOTENCY_KEY: Final = re.compile(r"[!-~]{1,255}")
+# For at least so long a submit that is sent again finds its job; the next submit with a key forgets older ones.
+KEY_KEPT_FOR: Final = timedelta(hours=24)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdempotencyKey:
+    """What a client calls a submit, so that sending it again makes no second job. request_sha256: of what it asks for.
+
+    Raises IdempotencyKeyInvalidError.
+    """
+
+    text: str
+    request_sha256: str
+
+    def __post_init__(self) -> None:
+        if not IDEMPOTENCY_KEY.fullmatch(self.text):
+            raise IdempotencyKeyInvalidError(
+                "an Idempotency-Key is 1 to 255 visible ASCII characters without spaces, such as a UUID"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

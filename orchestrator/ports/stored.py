@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from orchestrator.core.contract import ModelCard
-from orchestrator.core.records import Event, Failure, Job, LeasedSegment, Run, SegmentResult, Video
+from orchestrator.core.records import Event, Failure, IdempotencyKey, Job, LeasedSegment, Run, SegmentResult, Video
 from orchestrator.core.states import JobState
 from orchestrator.core.types import Candidates, FrameIndex, IndexReport, JobSpec, Lease, SegmentPlan
 
@@ -62,6 +62,20 @@ class JobStore(Protocol):
 
         A run that failed is not found again. A job whose run has succeeded is answered SUCCEEDED, with its events.
         Raises VideoNotFoundError.
+        """
+
+    async def submit_once(
+        self, spec: JobSpec, *, key: IdempotencyKey, card: ModelCard, video_id: str, owner: str, now: datetime
+    ) -> tuple[Job, Run, bool]:
+        """`submit`, unless the owner's `key` has made a job before, which is then returned as it is now, with True.
+
+        Forgets keys older than `KEY_KEPT_FOR`. Raises as `submitted` and `submit` do.
+        """
+
+    async def submitted(self, key: IdempotencyKey, *, owner: str) -> Job | None:
+        """The job that the owner's `key` has made.
+
+        Raises IdempotencyKeyReusedError if it was asked for something else, JobNotFoundError if it was deleted.
         """
 
     async def get(self, job_id: str) -> Job:

@@ -11,31 +11,28 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func, insert, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func, or_, select
 
 from orchestrator.core.contract import ModelCard
 from orchestrator.core.fair_queue import joining
-from orchestrator.core.job_moves import events_of
-from orchestrator.core.records import Failure, Job, Run
-from orchestrator.core.states import JobState, RunState, SegmentState
-from orchestrator.core.types import JobSpec, RunSpec
-from orchestrator.errors import JobNotFoundError, JobTimeoutError, VideoNotFoundError
+from orchestrator.core.records import KEY_KEPT_FOR, Failure, IdempotencyKey, Job, Run
+from orchestrator.core.states import JobState, SegmentState
+from orchestrator.core.types import JobSpec
+from orchestrator.errors import JobNotFoundError, JobTimeoutError
 from orchestrator.ports import Page
-from orchestrator.storage.ids import new_id
+from orchestrator.storage.job_making import find_submitted, forget_keys, insert_job, insert_key
 from orchestrator.storage.moves import (
-    RUNS,
     is_any,
     is_wanted,
     load_jobs,
     load_run,
     move_job,
     save_run,
-    tell,
     times_at_work,
 )
 from orchestrator.storage.pages import read_page
-from orchestrator.storage.row_codec import job_row, run_row, to_job, to_run
-from orchestrator.storage.tables import jobs, models, runs, segments, videos
+from orchestrator.storage.row_codec import to_job
+from orchestrator.storage.tables import jobs, runs, segments
 from orchestrator.storage.transactions import SqlStore, reading, writing
 
 JOBS: Final = select(jobs)
@@ -61,14 +58,8 @@ COUNT_BEFORE: Final = (
         ),
     )
 )
-INSERT_JOB: Final = insert(jobs)
 DELETE_JOB: Final = delete(jobs).where(jobs.c.id == bindparam("job_id"))
-VIDEO_ID: Final = select(videos.c.id).where(videos.c.id == bindparam("video_id"))
-RUN_OF_SPEC: Final = RUNS.where(runs.c.key == bindparam("key"), runs.c.state != RunState.FAILED)
-INSERT_RUN: Final = insert(runs)
 DELETE_RUN: Final = delete(runs).where(runs.c.id == bindparam("run_id"))
-MODEL_DIGEST: Final = select(models.c.digest).where(models.c.digest == bindparam("digest"))
-INSERT_MODEL: Final = insert(models)
 LEASED_SEGMENT: Final = (
     select(segments.c.number)
     .where(
@@ -87,27 +78,31 @@ class SqlJobStore(SqlStore):
     def submit(
         self, connection: Connection, spec: JobSpec, *, card: ModelCard, video_id: str, owner: str, now: datetime
     ) -> tuple[Job, Run]:
-        """As `ports.JobStore.submit`. Raises VideoNotFoundError when the video was removed meanwhile."""
-        if not is_any(connection, VIDEO_ID, {"video_id": video_id}):
-            raise VideoNotFoundError(f"there is no video {video_id:.80}; GET /v1/videos lists those there are")
-        run = _find_or_make_run(connection, spec.run, card=card, video_id=video_id, now=now)
-        job = Job(
-            id=new_id("job"),
-            owner=owner,
-            run_id=run.id,
-            video_id=video_id,
-            state=JobState.QUEUED,
-            view=spec.view,
-            priority=spec.priority,
-            timeout_s=spec.timeout_s,
-            tags=spec.tags,
-            created_at=now,
-        )
-        connection.execute(INSERT_JOB, job_row(job))
-        tell(connection, events_of(job, run), job_id=job.id, now=now)
-        if run.state is RunState.SUCCEEDED:
-            job = move_job(connection, job, run, JobState.SUCCEEDED, now=now)
-        return job, run
+        return insert_job(connection, spec, card=card, video_id=video_id, owner=owner, now=now)
+
+    @writing
+    def submit_once(
+        self,
+        connection: Connection,
+        spec: JobSpec,
+        *,
+        key: IdempotencyKey,
+        card: ModelCard,
+        video_id: str,
+        owner: str,
+        now: datetime,
+    ) -> tuple[Job, Run, bool]:
+        forget_keys(connection, before=now - KEY_KEPT_FOR)
+        found = find_submitted(connection, key, owner=owner)
+        if found is not None:
+            return found, load_run(connection, found.run_id), True
+        job, run = insert_job(connection, spec, card=card, video_id=video_id, owner=owner, now=now)
+        insert_key(connection, key, job)
+        return job, run, False
+
+    @reading
+    def submitted(self, connection: Connection, key: IdempotencyKey, *, owner: str) -> Job | None:
+        return find_submitted(connection, key, owner=owner)
 
     @reading
     def get(self, connection: Connection, job_id: str) -> Job:
@@ -194,21 +189,6 @@ def _load_job(connection: Connection, job_id: str) -> Job:
     if row is None:
         raise JobNotFoundError(f"there is no job {job_id:.80}; GET /v1/jobs lists those there are")
     return to_job(row)
-
-
-def _find_or_make_run(connection: Connection, spec: RunSpec, *, card: ModelCard, video_id: str, now: datetime) -> Run:
-    found = connection.execute(RUN_OF_SPEC, {"key": spec.key()}).mappings().one_or_none()
-    if found is None:
-        return _make_run(connection, spec, card=card, video_id=video_id, now=now)
-    return to_run(found)
-
-
-def _make_run(connection: Connection, spec: RunSpec, *, card: ModelCard, video_id: str, now: datetime) -> Run:
-    if not is_any(connection, MODEL_DIGEST, {"digest": spec.model.digest}):
-        connection.execute(INSERT_MODEL, {"digest": spec.model.digest, "card": card.to_json()})
-    run = Run(id=new_id("run"), spec=spec, card=card, video_id=video_id, state=RunState.WAITING, created_at=now)
-    connection.execute(INSERT_RUN, run_row(run))
-    return run
 
 
 def _next_in_queue(connection: Connection, max_running: int) -> Sequence[Job]:

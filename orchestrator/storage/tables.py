@@ -176,6 +176,17 @@ jobs: Final = Table(
     sqlite_autoincrement=True,
 )
 
+# Outlive their job, so that a submit that is sent again late does not bring back what was deleted.
+idempotency_keys: Final = Table(
+    "idempotency_keys",
+    metadata,
+    Column("owner", Text, primary_key=True),
+    Column("key", String(255), primary_key=True),
+    Column("request_sha256", SHA256, nullable=False),
+    Column("job_id", ID, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False, index=True),
+)
+
 events: Final = Table(
     "events",
     metadata,

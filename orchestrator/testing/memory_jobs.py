@@ -9,10 +9,10 @@ from datetime import datetime, timedelta
 from orchestrator.core.contract import ModelCard
 from orchestrator.core.fair_queue import joining
 from orchestrator.core.job_moves import events_of
-from orchestrator.core.records import Event, EventKind, Failure, Job, Run, Video
+from orchestrator.core.records import KEY_KEPT_FOR, Event, EventKind, Failure, IdempotencyKey, Job, Run, Video
 from orchestrator.core.states import IndexState, JobState, RunState, SegmentState
 from orchestrator.core.types import IndexReport, JobSpec, RunSpec
-from orchestrator.errors import JobTimeoutError, VideoInUseError
+from orchestrator.errors import IdempotencyKeyReusedError, JobTimeoutError, VideoInUseError
 from orchestrator.ports import Page
 from orchestrator.testing.world import World, page_of
 
@@ -81,6 +81,26 @@ class MemoryJobStore:
         if run.state is RunState.SUCCEEDED:
             job = self.world.move(job, JobState.SUCCEEDED, now=now)
         return job, run
+
+    async def submit_once(
+        self, spec: JobSpec, *, key: IdempotencyKey, card: ModelCard, video_id: str, owner: str, now: datetime
+    ) -> tuple[Job, Run, bool]:
+        oldest = now - KEY_KEPT_FOR
+        self.world.keys = {name: made for name, made in self.world.keys.items() if made[2] >= oldest}
+        found = await self.submitted(key, owner=owner)
+        if found is not None:
+            return found, self.world.runs[found.run_id], True
+        job, run = await self.submit(spec, card=card, video_id=video_id, owner=owner, now=now)
+        self.world.keys[owner, key.text] = (key, job.id, now)
+        return job, run, False
+
+    async def submitted(self, key: IdempotencyKey, *, owner: str) -> Job | None:
+        if (owner, key.text) not in self.world.keys:
+            return None
+        known, job_id, _ = self.world.keys[owner, key.text]
+        if known != key:
+            raise IdempotencyKeyReusedError(f"this Idempotency-Key has named another request, which made job {job_id}")
+        return self.world.job(job_id)
 
     async def get(self, job_id: str) -> Job:
         return self.world.job(job_id)

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from orchestrator.core.contract import ModelCard
 from orchestrator.core.job_moves import EventDraft, events_of, moved_job
-from orchestrator.core.records import Event, Failure, Job, Run, Video
+from orchestrator.core.records import Event, Failure, IdempotencyKey, Job, Run, Video
 from orchestrator.core.states import JobState, RunState, SegmentState
 from orchestrator.core.types import Candidates, Lease, SegmentPlan
 from orchestrator.errors import CursorInvalidError, JobNotFoundError, NotFoundError, VideoNotFoundError
@@ -55,6 +55,8 @@ class World:
     segments: dict[str, list[StoredSegment]] = field(default_factory=dict)
     jobs: dict[str, Job] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
+    # By owner and text: the key with the id and the time of the job it made.
+    keys: dict[tuple[str, str], tuple[IdempotencyKey, str, datetime]] = field(default_factory=dict)
     last_event_id: int = 0
     _ids: Counter[str] = field(default_factory=Counter)
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, TypeAlias
 import msgspec
 from litestar import Controller, Request, Response, delete, get, post
 from litestar.connection import ASGIConnection
+from litestar.datastructures import ResponseHeader
 from litestar.exceptions import ClientException
 from litestar.handlers import BaseRouteHandler
 from litestar.params import HeaderParameter, JSONBody, QueryParameter
@@ -21,6 +22,7 @@ from orchestrator.web.paging import DEFAULT_PAGE_ITEMS, OWNER, Cursor, Limit, wo
 from orchestrator.web.path_parameters import JobId
 
 AnyConnection: TypeAlias = ASGIConnection[Any, Any, Any, Any]
+REPLAYED: Final = "Idempotency-Replayed"
 SOURCES_TO_COME: Final = frozenset({"url", "path"})
 
 
@@ -50,25 +52,41 @@ class JobRoutes(Controller):
         status_code=202,
         guards=[check_body],
         responses=problems(400, 404, 413, 422, 503),
+        response_headers=[
+            ResponseHeader(
+                name=REPLAYED,
+                description="`true` where an earlier submit with the same `Idempotency-Key` made the job.",
+                documentation_only=True,
+            )
+        ],
     )
     async def submit_job(
         self,
         data: JSONBody[SubmitJob],
         jobs: JobsCase,
         idempotency_key: Annotated[
-            str | None, HeaderParameter(name="Idempotency-Key", description="Refused: not supported yet.")
+            str | None,
+            HeaderParameter(
+                name="Idempotency-Key",
+                description="1 to 255 visible ASCII characters. Sent again with the same body, it makes no second job.",
+            ),
         ] = None,
     ) -> Response[JobAnswer]:
         """Answered at once; the work goes on in the background. `Location` names the job, `/events` follows it.
 
         Jobs that want the same frames of the same content from the same model version share one run, so a job
-        whose run was already made is answered `succeeded`.
+        whose run was already made is answered `succeeded`. An `Idempotency-Key` makes it safe to send a submit
+        again: for at least 24 hours the same key and body are answered with the same job, as it is by then.
         """
-        if idempotency_key is not None:
-            raise NotSupportedError("Idempotency-Key is not supported yet; leave it out, the same job costs no new run")
-        job = JobAnswer.from_snapshot(await jobs.submit(data.to_request(), owner=OWNER))
+        request, is_replayed = data.to_request(), False
+        if idempotency_key is None:
+            snapshot = await jobs.submit(request, owner=OWNER)
+        else:
+            snapshot, is_replayed = await jobs.submit_once(request, key=idempotency_key, owner=OWNER)
+        job = JobAnswer.from_snapshot(snapshot)
         bind_contextvars(job_id=job.id)
-        return Response(job, headers={"Location": f"/v1/jobs/{job.id}"})
+        headers = {"Location": f"/v1/jobs/{job.id}"}
+        return Response(job, headers={**headers, REPLAYED: "true"} if is_replayed else headers)
 
     @get(operation_id="listJobs", summary="List jobs", responses=problems(400, 422))
     async def list_jobs(

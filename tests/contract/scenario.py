@@ -8,7 +8,16 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 
 from orchestrator.core.contract import ModelCard
-from orchestrator.core.records import Failure, Job, LeasedSegment, Run, SegmentReport, SegmentResult, Video
+from orchestrator.core.records import (
+    Failure,
+    IdempotencyKey,
+    Job,
+    LeasedSegment,
+    Run,
+    SegmentReport,
+    SegmentResult,
+    Video,
+)
 from orchestrator.core.types import (
     Candidates,
     FrameStamp,
@@ -92,16 +101,23 @@ class Scenario:
         view: View | None = None,
         tags: tuple[str, ...] = (),
     ) -> Job:
-        spec = JobSpec(
-            run=RunSpec(video.sha256, model, Sampling(every_nth=every_nth)),
-            view=view or View(),
-            priority=priority,
-            timeout_s=timeout_s,
-            tags=tags,
-        )
+        run = RunSpec(video.sha256, model, Sampling(every_nth=every_nth))
+        spec = JobSpec(run=run, view=view or View(), priority=priority, timeout_s=timeout_s, tags=tags)
         card = replace(CARD, digest=model.digest)
         job, _ = await self.stores.jobs.submit(spec, card=card, video_id=video.id, owner="ann", now=self.now)
         return job
+
+    async def submit_once(
+        self, video: Video, text: str, *, request: str = "a", owner: str = "ann", every_nth: int = 1
+    ) -> tuple[Job, bool]:
+        """The job, and whether the key `text` had made it before. request: what was asked for, as a digit."""
+        spec = JobSpec(run=RunSpec(video.sha256, MODEL, Sampling(every_nth=every_nth)))
+        key = IdempotencyKey(text=text, request_sha256=request * 64)
+        job, run, is_known = await self.stores.jobs.submit_once(
+            spec, key=key, card=CARD, video_id=video.id, owner=owner, now=self.now
+        )
+        assert run.id == job.run_id
+        return job, is_known
 
     async def admit(self, max_running: int = 20) -> list[Job]:
         return list(await self.stores.jobs.admit(max_running=max_running, now=self.now))

@@ -156,6 +156,14 @@ def test_submit_prints_the_id_only(api: FakeApi, clip: Path) -> None:
     assert json.loads(trireel(api, "submit", "vid_0", "--json").stdout)["id"] == "job_1"
 
 
+def test_submit_with_a_key_makes_no_second_job(api: FakeApi, clip: Path) -> None:
+    assert trireel(api, "submit", clip).exit_code == 0
+    for _ in range(2):
+        assert trireel(api, "submit", "vid_0", "--idempotency-key", "order-7").stdout == "job_1\n"
+    result = trireel(api, "submit", clip, "--idempotency-key", "order-7")
+    assert (result.exit_code, len(api.videos)) == (2, 1)
+
+
 def test_a_refusal_is_one_sentence_with_its_code(api: FakeApi, clip: Path) -> None:
     result = trireel(api, "submit", clip, "--model", "nope")
     assert (result.exit_code, result.stdout) == (4, "")

@@ -24,7 +24,8 @@ from orchestrator.client import (
     SubmitJob,
     ViewQuery,
 )
-from orchestrator.client.exchange import DEFAULT_URL
+from orchestrator.client.exchange import DEFAULT_URL, Resending
+from orchestrator.errors import ConnectionLostError, RequestInvalidError
 from tests.support.api_documents import MODEL, frame_json
 from tests.support.fake_api import FakeApi, fake_api
 
@@ -116,6 +117,34 @@ def test_a_plain_submit_leaves_all_defaults_to_the_server(api: FakeApi, client: 
     client.submit(SubmitJob(video_id=client.upload(clip).id, model=MODEL))
     assert set(json.loads(api.requests[-1].body)) <= {"video_id", "model", "view"}
     assert json.loads(api.requests[-1].body).get("view", {}) == {}
+
+
+def test_a_submit_whose_answer_was_lost_is_sent_again_and_makes_no_second_job(
+    api: FakeApi, client: Any, clip: Path
+) -> None:
+    order = SubmitJob(video_id=client.upload(clip).id, model=MODEL)
+    api.lost_answers = 1
+    assert client.submit(order).id == "job_0"
+    assert client.submit(order).id == "job_1"
+    first, again, other = [request.headers["Idempotency-Key"] for request in api.requests[-3:]]
+    assert first == again != other
+
+
+def test_a_submit_may_be_named(api: FakeApi, client: Any, clip: Path) -> None:
+    order = SubmitJob(video_id=client.upload(clip).id, model=MODEL)
+    assert [client.submit(order, idempotency_key="order-7").id for _ in range(2)] == ["job_0", "job_0"]
+    with pytest.raises(RequestInvalidError):
+        client.submit(order, idempotency_key="über")
+
+
+def test_a_call_is_sent_again_a_few_times_and_only_if_a_server_may_have_taken_it() -> None:
+    lost, away = ConnectionLostError("lost"), ServerUnreachableError("away")
+    with pytest.raises(ServerUnreachableError):
+        Resending().lost(away)
+    resending = Resending(pauses_s=(1.0, 2.0))
+    assert [resending.lost(lost), resending.lost(away)] == [1.0, 2.0]
+    with pytest.raises(ConnectionLostError):
+        resending.lost(lost)
 
 
 def test_jobs_are_found_listed_cancelled_and_deleted(api: FakeApi, client: Any) -> None:

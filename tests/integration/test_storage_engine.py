@@ -82,7 +82,7 @@ async def test_a_database_is_opened_again_with_its_rows(tmp_path: Path) -> None:
 
 async def test_migrations_that_are_cut_off_leave_the_database_as_it_was(tmp_path: Path) -> None:
     def cut_off(connection: Connection) -> None:
-        for table in ("parts", "segments", "events", "jobs", "runs", "models", "videos", "alembic_version"):
+        for table in (*reversed(metadata.sorted_tables), "alembic_version"):
             connection.execute(text(f"DROP TABLE {table}"))
         upgrade_schema(connection)
         raise KeyboardInterrupt

@@ -42,6 +42,8 @@ class Request:
 class FakeApi:
     """url: where it listens. cuts: after how many bytes the next event streams break, in turn; then none does.
 
+    lost_answers: how many of the next submits are taken and then not answered. keys: with the jobs they made.
+
     events: by job id; without `done` among them a stream stays open until the server stops. retry_ms: told to clients.
     """
 
@@ -52,6 +54,8 @@ class FakeApi:
     events: dict[str, list[Log]] = field(default_factory=dict)
     ends_as: str = "succeeded"
     cuts: list[int] = field(default_factory=list)
+    lost_answers: int = 0
+    keys: dict[str, Json] = field(default_factory=dict)
     models: list[Json] = field(default_factory=lambda: [model_json(MODEL)])
     frames: list[Json] = field(default_factory=list)
     is_ready: bool = True
@@ -197,7 +201,14 @@ def submit_job(handler: _Handler, request: Request) -> None:
     if order["model"].partition(":")[0] not in [model["name"] for model in handler.fake.models]:
         raise RefusalError(404, "model_not_found", f"there is no model {order['model']}")
     handler.found(handler.fake.videos, order["video_id"], "video_not_found")
-    handler.send_json(202, handler.fake.add_job(order["video_id"]))
+    key = request.headers["Idempotency-Key"]
+    if key not in handler.fake.keys:
+        handler.fake.keys[key] = handler.fake.add_job(order["video_id"])
+    if handler.fake.lost_answers:
+        handler.fake.lost_answers -= 1
+        handler.close_connection = True
+        return
+    handler.send_json(202, handler.fake.keys[key])
 
 
 def get_job(handler: _Handler, request: Request, job_id: str) -> None:

@@ -191,13 +191,37 @@ async def test_a_bad_submit_is_refused_with_its_code(
         assert (await client.get("/v1/jobs")).json()["items"] == []
 
 
+async def test_a_submit_that_is_sent_again_is_answered_with_the_same_job() -> None:
+    process = WebProcess()
+    async with api_over(process) as client:
+        video_id = (await client.post("/v1/videos", content=VIDEO)).json()["id"]
+        body, key = {"video_id": video_id, "model": "yolo11n"}, {"Idempotency-Key": "order-7"}
+        first = await client.post("/v1/jobs", json=body, headers=key)
+        process.catalogue.is_away = True
+        again = await client.post("/v1/jobs", json={**body, "priority": 50}, headers=key)
+        assert (again.status_code, again.json(), again.headers["location"]) == (
+            first.status_code,
+            first.json(),
+            first.headers["location"],
+        )
+        assert ("idempotency-replayed" in first.headers, again.headers["idempotency-replayed"]) == (False, "true")
+        other = await client.post("/v1/jobs", json={**body, "priority": 51}, headers=key)
+        assert problem_in(other, status=422)["code"] == "idempotency_key_reused"
+        assert len((await client.get("/v1/jobs")).json()["items"]) == 1
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256, "two words"])
+async def test_an_odd_key_is_refused_with_a_code_of_its_own(process: WebProcess, key: str) -> None:
+    async with api_over(process) as client:
+        video_id = (await client.post("/v1/videos", content=VIDEO)).json()["id"]
+        body = {"video_id": video_id, "model": "yolo11n"}
+        answer = await client.post("/v1/jobs", json=body, headers={"Idempotency-Key": key})
+        assert problem_in(answer, status=422)["code"] == "idempotency_key_invalid"
+
+
 async def test_what_is_to_come_is_refused_and_not_ignored() -> None:
     async with api_over(WebProcess()) as client:
         job_id = await submitted(client)
-        again = await client.post(
-            "/v1/jobs", json={"video_id": "vid_1", "model": "yolo11n"}, headers={"Idempotency-Key": "k"}
-        )
-        assert problem_in(again, status=422)["code"] == "not_supported"
         for source in ({"url": "http://127.0.0.1/x.mp4"}, {"path": "/etc/passwd"}):
             answer = await client.post("/v1/jobs", json={"model": "yolo11n", **source})
             assert problem_in(answer, status=422)["code"] == "not_supported"
