@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Final
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -62,6 +61,8 @@ def letterbox_into(row: NDArray[np.uint8], frame: NDArray[np.uint8], box: Letter
     if frame.shape == inner.shape:
         inner[...] = frame
     else:
+        import cv2  # 17 MB and a third of a second, which the API, that only fits letterboxes, can do without.
+
         cv2.resize(frame, (box.resized_w_px, box.resized_h_px), dst=inner, interpolation=cv2.INTER_LINEAR)
 
 
