@@ -1,4 +1,4 @@
-"""The use cases of jobs: submit, look, cancel, delete."""
+"""The use cases of jobs: submit, look, cancel, retry, delete."""
 
 from __future__ import annotations
 
@@ -157,13 +157,23 @@ class Jobs:
         await self._close_unwanted(job.run_id)
         return await self.snapshot(job_id)
 
+    async def retry(self, job_id: str) -> JobSnapshot:
+        """Queue a job that failed or was cancelled once more; segments that are committed are not worked on again.
+
+        Raises JobNotFoundError; TransitionError from other states.
+        """
+        job, orphaned_run = await self.store.retry(job_id, now=self.utc_now())
+        if orphaned_run:
+            await self._forget_run(orphaned_run)
+        await self.announcer.announce([job])
+        return await self._snapshot_of(job)
+
     async def remove(self, job_id: str) -> None:
         """Delete the job in any state, and what nobody else uses of its run. Raises JobNotFoundError."""
         job = await self.store.get(job_id)
         orphaned_run = await self.store.remove(job_id)
         if orphaned_run:
-            await self.archive.remove(orphaned_run)
-            self.meters.end(orphaned_run)
+            await self._forget_run(orphaned_run)
         await self._close_unwanted(job.run_id)
         await self.announcer.removed(job_id)
 
@@ -189,6 +199,11 @@ class Jobs:
         log.info("job submitted", job_id=job.id, run_id=run.id, video_id=video.id, model=str(run.spec.model))
         await self.announcer.announce([job])
         return await self._assemble(job, run, video)
+
+    async def _forget_run(self, run_id: str) -> None:
+        """Of one whose rows are deleted, the rest."""
+        await self.archive.remove(run_id)
+        self.meters.end(run_id)
 
     async def _close_unwanted(self, run_id: str) -> None:
         """Let go of the video's file if nobody works on the run any more; a segment at work closes its own."""

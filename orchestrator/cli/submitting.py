@@ -1,4 +1,4 @@
-"""`trireel submit`, `watch` and `cancel`: a job's life, one step at a time."""
+"""`trireel submit`, `watch`, `cancel` and `retry`: a job's life, one step at a time."""
 
 from __future__ import annotations
 
@@ -73,6 +73,23 @@ def cancel(job_id: str, url: str, as_json: bool) -> None:
 
     with Client(url) as client:
         job = client.cancel(job_id)
+    if as_json:
+        echo_json(job)
+    else:
+        click.echo(f"job {job.id} {job.state}")
+
+
+@click.command()
+@click.argument("job_id", metavar="JOB")
+@url_option
+@json_option
+def retry(job_id: str, url: str, as_json: bool) -> None:
+    """Queue JOB again, which failed or was cancelled; it goes on where it stopped."""
+    from orchestrator.cli.output import echo_json
+    from orchestrator.client import Client
+
+    with Client(url) as client:
+        job = client.retry(job_id)
     if as_json:
         echo_json(job)
     else:

@@ -59,6 +59,7 @@ def job_details(job: JobAnswer) -> Table:
     facts = {
         "job": job.id,
         "state": coloured(job.state),
+        "attempt": "" if job.attempt == 1 else str(job.attempt),
         "stage": "" if job.is_terminal else job.stage,
         "place in the queue": "" if job.queue_position is None else str(job.queue_position),
         "progress": f"{percent(job.progress.percent)}, {counts(job.progress)}",

@@ -115,11 +115,15 @@ class TimingsAnswer(Answer, frozen=True, kw_only=True):
 
 
 class JobAnswer(Answer, frozen=True, kw_only=True):
-    """A job and the state of its run. queue_position: 1 is next. error: why it failed."""
+    """A job and the state of its run.
+
+    attempt: one more for each retry. queue_position: 1 is next. error: why it failed.
+    """
 
     id: str
     state: str
     is_terminal: bool
+    attempt: int = 1
     stage: str
     state_reason: str | None = None
     queue_position: int | None = None
@@ -239,6 +243,7 @@ class StateBody(Answer, frozen=True, kw_only=True):
 
     job_id: str
     state: str
+    attempt: int = 1
     reason: str | None = None
 
 

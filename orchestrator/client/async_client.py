@@ -111,6 +111,10 @@ class AsyncClient:
     async def cancel(self, job_id: str) -> JobAnswer:
         return await self._ask(calls.cancel(job_id))
 
+    async def retry(self, job_id: str) -> JobAnswer:
+        """Queue a job that failed or was cancelled again; it goes on where it stopped."""
+        return await self._ask(calls.retry(job_id))
+
     async def delete(self, job_id: str) -> None:
         await self._ask(calls.delete_job(job_id))
 

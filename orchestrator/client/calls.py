@@ -170,6 +170,10 @@ def cancel(job_id: str) -> Call[JobAnswer]:
     return Call(method="POST", path=f"/v1/jobs/{_id(job_id)}/cancel", decode=reading(JobAnswer))
 
 
+def retry(job_id: str) -> Call[JobAnswer]:
+    return Call(method="POST", path=f"/v1/jobs/{_id(job_id)}/retry", decode=reading(JobAnswer))
+
+
 def delete_job(job_id: str) -> Call[None]:
     return Call(method="DELETE", path=f"/v1/jobs/{_id(job_id)}", decode=nothing)
 

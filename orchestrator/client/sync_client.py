@@ -114,6 +114,10 @@ class Client:
     def cancel(self, job_id: str) -> JobAnswer:
         return self._ask(calls.cancel(job_id))
 
+    def retry(self, job_id: str) -> JobAnswer:
+        """Queue a job that failed or was cancelled again; it goes on where it stopped."""
+        return self._ask(calls.retry(job_id))
+
     def delete(self, job_id: str) -> None:
         self._ask(calls.delete_job(job_id))
 

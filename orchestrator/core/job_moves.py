@@ -6,15 +6,21 @@ from dataclasses import replace
 from datetime import datetime
 
 from orchestrator.core.records import EventKind, Failure, Job, JsonValue, Run, SegmentResult
-from orchestrator.core.states import NEXT_JOB_STATES, JobState, moved
+from orchestrator.core.states import NEXT_JOB_STATES, NEXT_RUN_STATES, JobState, RunState, moved
 from orchestrator.core.types import SegmentPlan
+from orchestrator.errors import TransitionError
 
 EventDraft = tuple[EventKind, dict[str, JsonValue]]
 
 
 def moved_job(job: Job, state: JobState, *, now: datetime, failure: Failure | None = None) -> Job:
-    """The job in its next state, with the times that belong to it. Raises TransitionError."""
+    """The job in its next state, with the times that belong to it. Raises TransitionError.
+
+    Queued again, it begins anew as its next attempt.
+    """
     state = moved(NEXT_JOB_STATES, job.state, state)
+    if state is JobState.QUEUED:
+        job = replace(job, attempt=job.attempt + 1, started_at=None)
     has_started = state in (JobState.RUNNING, JobState.SUCCEEDED)
     return replace(
         job,
@@ -25,6 +31,24 @@ def moved_job(job: Job, state: JobState, *, now: datetime, failure: Failure | No
     )
 
 
+def check_retriable(job: Job) -> None:
+    """Raises TransitionError unless the job has failed or was cancelled."""
+    if JobState.QUEUED not in NEXT_JOB_STATES[job.state]:
+        raise TransitionError(
+            f"job {job.id} is {job.state.value}; only one that has failed or was cancelled can be retried"
+        )
+
+
+def reopened_run(run: Run) -> Run | None:
+    """A FAILED run, OPEN to go on where it stopped; None where nothing in it is worth it.
+
+    A run all of whose segments are done has no work left that could end otherwise, and may have lost its results.
+    """
+    if run.segments_total is None or run.segments_done == run.segments_total or not run.ledger.inferred:
+        return None
+    return replace(run, state=moved(NEXT_RUN_STATES, run.state, RunState.OPEN), failure=None, finished_at=None)
+
+
 def state_after_failed_run(job: Job) -> JobState:
     """A job that was being cancelled got what it asked for; the others failed."""
     return JobState.CANCELLED if job.state is JobState.CANCELLING else JobState.FAILED
@@ -32,7 +56,7 @@ def state_after_failed_run(job: Job) -> JobState:
 
 def events_of(job: Job, run: Run) -> list[EventDraft]:
     """The events that tell of the state the job is in now: `state`, and `done` when it is the last one."""
-    state: dict[str, JsonValue] = {"job_id": job.id, "state": job.state.value}
+    state: dict[str, JsonValue] = {"job_id": job.id, "state": job.state.value, "attempt": job.attempt}
     if job.failure is not None:
         state["reason"] = job.failure.code
     if not job.state.is_terminal:

@@ -105,7 +105,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """Somebody's request for a run."""
+    """Somebody's request for a run. attempt: 1, and one more for each retry, whose times and failure begin anew."""
 
     id: str
     owner: str
@@ -117,6 +117,7 @@ class Job:
     timeout_s: float | None
     tags: tuple[str, ...]
     created_at: datetime
+    attempt: int = 1
     started_at: datetime | None = None
     finished_at: datetime | None = None
     failure: Failure | None = None

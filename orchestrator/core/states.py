@@ -49,10 +49,11 @@ class IndexState(StrEnum):
 TERMINAL_JOB_STATES: Final = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
 LIVE_JOB_STATES: Final = frozenset({JobState.QUEUED, JobState.RUNNING, JobState.CANCELLING})
 
-# A queued job may succeed or fail at once, when its run was made before or cannot be made.
+# A queued job may succeed or fail at once, when its run was made before or cannot be made. A job that failed or was
+# cancelled is queued again by a retry.
 NEXT_JOB_STATES: Final[Mapping[JobState, frozenset[JobState]]] = {
     JobState.QUEUED: frozenset({JobState.RUNNING, JobState.CANCELLED, JobState.FAILED, JobState.SUCCEEDED}),
-    JobState.RUNNING: frozenset({JobState.QUEUED, JobState.CANCELLING, JobState.SUCCEEDED, JobState.FAILED}),
+    JobState.RUNNING: frozenset({JobState.CANCELLING, JobState.SUCCEEDED, JobState.FAILED}),
     JobState.CANCELLING: frozenset({JobState.CANCELLED, JobState.SUCCEEDED}),
     JobState.FAILED: frozenset({JobState.QUEUED}),
     JobState.CANCELLED: frozenset({JobState.QUEUED}),
@@ -64,7 +65,8 @@ NEXT_RUN_STATES: Final[Mapping[RunState, frozenset[RunState]]] = {
     RunState.FINALIZING: frozenset({RunState.SUCCEEDED, RunState.FAILED}),
     # Only when its results were lost from the disk.
     RunState.SUCCEEDED: frozenset({RunState.FAILED}),
-    RunState.FAILED: frozenset(),
+    # When a job of it is retried and there are segments left to do.
+    RunState.FAILED: frozenset({RunState.OPEN}),
 }
 NEXT_SEGMENT_STATES: Final[Mapping[SegmentState, frozenset[SegmentState]]] = {
     SegmentState.OPEN: frozenset({SegmentState.LEASED}),

@@ -106,6 +106,16 @@ class JobStore(Protocol):
         Raises JobNotFoundError.
         """
 
+    async def retry(self, job_id: str, *, now: datetime) -> tuple[Job, str | None]:
+        """FAILED or CANCELLED becomes QUEUED, for another attempt; its DONE event is deleted, the others stay.
+
+        A run that failed goes on where it stopped if there are segments left and candidates to keep. Otherwise the job
+        takes the run that a submit of the same spec would get; the id of one that nobody has any more, which is
+        deleted, is returned too. A job whose run has succeeded becomes SUCCEEDED at once.
+
+        Raises JobNotFoundError; TransitionError from other states.
+        """
+
     async def settle_cancelled(self, *, now: datetime) -> Sequence[Job]:
         """Move CANCELLING jobs to CANCELLED where no segment is leased for them alone."""
 

@@ -8,13 +8,13 @@ from typing import Final
 from sqlalchemy import Connection, bindparam, delete, insert, select
 
 from orchestrator.core.contract import ModelCard
-from orchestrator.core.job_moves import events_of
+from orchestrator.core.job_moves import events_of, reopened_run
 from orchestrator.core.records import IdempotencyKey, Job, Run
 from orchestrator.core.states import JobState, RunState
 from orchestrator.core.types import JobSpec, RunSpec
 from orchestrator.errors import IdempotencyKeyReusedError, JobNotFoundError, VideoNotFoundError
 from orchestrator.storage.ids import new_id
-from orchestrator.storage.moves import RUNS, is_any, move_job, tell
+from orchestrator.storage.moves import RUNS, is_any, load_run, move_job, save_run, tell
 from orchestrator.storage.row_codec import job_row, run_row, to_job, to_run
 from orchestrator.storage.tables import idempotency_keys, jobs, models, runs, videos
 
@@ -66,6 +66,19 @@ def find_or_make_run(connection: Connection, spec: RunSpec, *, card: ModelCard, 
     if found is None:
         return _make_run(connection, spec, card=card, video_id=video_id, now=now)
     return to_run(found)
+
+
+def run_of_retry(connection: Connection, job: Job, *, now: datetime) -> Run:
+    """The run that a retried job goes on with, as `ports.JobStore.retry` says."""
+    run = load_run(connection, job.run_id)
+    if run.state is not RunState.FAILED:
+        return run
+    is_made_anew = is_any(connection, RUN_OF_SPEC, {"key": run.spec.key()})
+    reopened = None if is_made_anew else reopened_run(run)
+    if reopened is None:
+        return find_or_make_run(connection, run.spec, card=run.card, video_id=job.video_id, now=now)
+    save_run(connection, reopened)
+    return reopened
 
 
 def find_submitted(connection: Connection, key: IdempotencyKey, *, owner: str) -> Job | None:

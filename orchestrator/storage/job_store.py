@@ -15,12 +15,13 @@ from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func,
 
 from orchestrator.core.contract import ModelCard
 from orchestrator.core.fair_queue import joining
-from orchestrator.core.records import KEY_KEPT_FOR, Failure, IdempotencyKey, Job, Run
-from orchestrator.core.states import JobState, SegmentState
+from orchestrator.core.job_moves import check_retriable
+from orchestrator.core.records import KEY_KEPT_FOR, EventKind, Failure, IdempotencyKey, Job, Run
+from orchestrator.core.states import JobState, RunState, SegmentState
 from orchestrator.core.types import JobSpec
 from orchestrator.errors import JobNotFoundError, JobTimeoutError
 from orchestrator.ports import Page
-from orchestrator.storage.job_making import find_submitted, forget_keys, insert_job, insert_key
+from orchestrator.storage.job_making import find_submitted, forget_keys, insert_job, insert_key, run_of_retry
 from orchestrator.storage.moves import (
     is_any,
     is_wanted,
@@ -32,7 +33,7 @@ from orchestrator.storage.moves import (
 )
 from orchestrator.storage.pages import read_page
 from orchestrator.storage.row_codec import to_job
-from orchestrator.storage.tables import jobs, runs, segments
+from orchestrator.storage.tables import events, jobs, runs, segments
 from orchestrator.storage.transactions import SqlStore, reading, writing
 
 JOBS: Final = select(jobs)
@@ -59,6 +60,8 @@ COUNT_BEFORE: Final = (
     )
 )
 DELETE_JOB: Final = delete(jobs).where(jobs.c.id == bindparam("job_id"))
+# A stream ends with the last one there is; what came before the end is still told.
+FORGET_END: Final = delete(events).where(events.c.job_id == bindparam("job_id"), events.c.kind == EventKind.DONE)
 DELETE_RUN: Final = delete(runs).where(runs.c.id == bindparam("run_id"))
 LEASED_SEGMENT: Final = (
     select(segments.c.number)
@@ -152,6 +155,18 @@ class SqlJobStore(SqlStore):
             return job, False
         return move_job(connection, job, load_run(connection, job.run_id), state, now=now), True
 
+    @writing
+    def retry(self, connection: Connection, job_id: str, *, now: datetime) -> tuple[Job, str | None]:
+        """As `ports.JobStore.retry`. Raises JobNotFoundError, TransitionError."""
+        old = _load_job(connection, job_id)
+        check_retriable(old)
+        run = run_of_retry(connection, old, now=now)
+        connection.execute(FORGET_END, {"job_id": job_id})
+        job = move_job(connection, replace(old, run_id=run.id), run, JobState.QUEUED, now=now)
+        if run.state is RunState.SUCCEEDED:
+            job = move_job(connection, job, run, JobState.SUCCEEDED, now=now)
+        return job, _delete_orphan(connection, old.run_id)
+
     async def settle_cancelled(self, *, now: datetime) -> Sequence[Job]:
         if not await self.database.read(lambda connection: _to_settle(connection, now)):
             return []
@@ -174,10 +189,7 @@ class SqlJobStore(SqlStore):
         """As `ports.JobStore.remove`. Raises JobNotFoundError."""
         run_id = _load_job(connection, job_id).run_id
         connection.execute(DELETE_JOB, {"job_id": job_id})
-        if is_any(connection, JOBS_OF_RUN, {"run_id": run_id}):
-            return None
-        connection.execute(DELETE_RUN, {"run_id": run_id})
-        return run_id
+        return _delete_orphan(connection, run_id)
 
     @reading
     def of_run(self, connection: Connection, run_id: str) -> Sequence[Job]:
@@ -189,6 +201,14 @@ def _load_job(connection: Connection, job_id: str) -> Job:
     if row is None:
         raise JobNotFoundError(f"there is no job {job_id:.80}; GET /v1/jobs lists those there are")
     return to_job(row)
+
+
+def _delete_orphan(connection: Connection, run_id: str) -> str | None:
+    """Delete the run if no job has it any more; its id if so."""
+    if is_any(connection, JOBS_OF_RUN, {"run_id": run_id}):
+        return None
+    connection.execute(DELETE_RUN, {"run_id": run_id})
+    return run_id
 
 
 def _next_in_queue(connection: Connection, max_running: int) -> Sequence[Job]:

@@ -170,6 +170,7 @@ jobs: Final = Table(
     Column("timeout_s", Double),
     Column("tags", JSON_VALUE, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
+    Column("attempt", Integer, nullable=False),
     Column("started_at", UtcDateTime),
     Column("finished_at", UtcDateTime),
     Column("failure", JSON_VALUE),

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from orchestrator.core.contract import ModelCard
 from orchestrator.core.fair_queue import joining
-from orchestrator.core.job_moves import events_of
+from orchestrator.core.job_moves import check_retriable, events_of, reopened_run
 from orchestrator.core.records import KEY_KEPT_FOR, Event, EventKind, Failure, IdempotencyKey, Job, Run, Video
 from orchestrator.core.states import IndexState, JobState, RunState, SegmentState
 from orchestrator.core.types import IndexReport, JobSpec, RunSpec
@@ -131,6 +131,18 @@ class MemoryJobStore:
         state = {JobState.QUEUED: JobState.CANCELLED, JobState.RUNNING: JobState.CANCELLING}.get(job.state)
         return (job, False) if state is None else (self.world.move(job, state, now=now), True)
 
+    async def retry(self, job_id: str, *, now: datetime) -> tuple[Job, str | None]:
+        old = self.world.job(job_id)
+        check_retriable(old)
+        run = self._run_of_retry(old, now=now)
+        self.world.events = [
+            event for event in self.world.events if (event.job_id, event.kind) != (job_id, EventKind.DONE)
+        ]
+        job = self.world.move(replace(old, run_id=run.id), JobState.QUEUED, now=now)
+        if run.state is RunState.SUCCEEDED:
+            job = self.world.move(job, JobState.SUCCEEDED, now=now)
+        return job, self._forget_orphan(old.run_id)
+
     async def settle_cancelled(self, *, now: datetime) -> Sequence[Job]:
         return [
             self.world.move(job, JobState.CANCELLED, now=now)
@@ -152,13 +164,27 @@ class MemoryJobStore:
         job = self.world.job(job_id)
         del self.world.jobs[job_id]
         self.world.events = [event for event in self.world.events if event.job_id != job_id]
-        if any(other.run_id == job.run_id for other in self.world.jobs.values()):
-            return None
-        self.world.forget_run(job.run_id)
-        return job.run_id
+        return self._forget_orphan(job.run_id)
 
     async def of_run(self, run_id: str) -> Sequence[Job]:
         return [job for job in self.world.jobs.values() if job.run_id == run_id]
+
+    def _forget_orphan(self, run_id: str) -> str | None:
+        if any(job.run_id == run_id for job in self.world.jobs.values()):
+            return None
+        self.world.forget_run(run_id)
+        return run_id
+
+    def _run_of_retry(self, job: Job, *, now: datetime) -> Run:
+        run = self.world.runs[job.run_id]
+        if run.state is not RunState.FAILED:
+            return run
+        specs = [other.spec for other in self.world.runs.values() if other.state is not RunState.FAILED]
+        reopened = None if run.spec in specs else reopened_run(run)
+        if reopened is None:
+            return self._find_or_make_run(run.spec, card=run.card, video_id=job.video_id, now=now)
+        self.world.set_run(reopened)
+        return reopened
 
     def _find_or_make_run(self, spec: RunSpec, *, card: ModelCard, video_id: str, now: datetime) -> Run:
         for run in self.world.runs.values():

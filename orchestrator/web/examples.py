@@ -65,6 +65,7 @@ JOB: Final = JobAnswer(
     id=JOB_ID,
     state="running",
     is_terminal=False,
+    attempt=1,
     stage="inferring",
     state_reason=None,
     queue_position=None,
@@ -125,7 +126,7 @@ EXAMPLES: Final[Mapping[type, Any]] = {
 }
 
 EVENTS: Final = (
-    StreamEvent(kind="state", id=40, body={"job_id": JOB_ID, "state": "running"}),
+    StreamEvent(kind="state", id=40, body={"job_id": JOB_ID, "state": "running", "attempt": 1}),
     StreamEvent(
         kind="segment",
         id=41,

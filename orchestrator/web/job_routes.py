@@ -1,4 +1,4 @@
-"""`/v1/jobs`: submit, list, look, cancel, delete."""
+"""`/v1/jobs`: submit, list, look, cancel, retry, delete."""
 
 from __future__ import annotations
 
@@ -121,6 +121,20 @@ class JobRoutes(Controller):
     async def cancel_job(self, job_id: JobId, jobs: JobsCase) -> JobAnswer:
         """Legal in every state, and twice. What is committed stays; a run that another job wants goes on."""
         return JobAnswer.from_snapshot(await jobs.cancel(job_id))
+
+    @post(
+        "/{job_id:str}/retry",
+        operation_id="retryJob",
+        summary="Retry a job",
+        status_code=202,
+        responses=problems(400, 404, 409),
+    )
+    async def retry_job(self, job_id: JobId, jobs: JobsCase) -> JobAnswer:
+        """Queue a job again that failed or was cancelled, as its next `attempt`; other states are a `state_conflict`.
+
+        What is committed is kept: the run goes on where it stopped. Its `timeout_s` counts anew.
+        """
+        return JobAnswer.from_snapshot(await jobs.retry(job_id))
 
     @delete("/{job_id:str}", operation_id="deleteJob", summary="Delete a job", responses=problems(400, 404))
     async def delete_job(self, job_id: JobId, jobs: JobsCase) -> None:

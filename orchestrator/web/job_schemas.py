@@ -45,7 +45,9 @@ class SubmitJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     end_s: Annotated[Seconds | None, Meta(description="Before this second of the video.")] = None
     view: Annotated[ViewBody, Meta(description="Which boxes the job shows.")] = msgspec.field(default_factory=ViewBody)
     priority: Annotated[int, Meta(description="1 to 100: share of the work against other jobs.")] = 50
-    timeout_s: Annotated[Seconds | None, Meta(description="Fail the job when it runs longer.")] = None
+    timeout_s: Annotated[
+        Seconds | None, Meta(description="Fail the job when it runs longer; waiting in the queue does not count.")
+    ] = None
     tags: Annotated[
         list[Annotated[str, Meta(max_length=MAX_TAG_LENGTH)]],
         Meta(max_length=MAX_TAGS, description="Words to find the job by.", examples=[["night"]]),
@@ -105,7 +107,7 @@ class LedgerAnswer(msgspec.Struct, frozen=True):
 class TimingsAnswer(msgspec.Struct, frozen=True):
     """Seconds by stage. Stages overlap, and segments and requests run side by side: sums may exceed the wall time."""
 
-    queued: Annotated[float | None, Meta(description="From the submit to its turn; null while the job waits.")]
+    queued: Annotated[float | None, Meta(description="From the submit to its (last) turn; null while the job waits.")]
     indexing: Annotated[float | None, Meta(description="Of the whole video; null until it is indexed.")]
     decoding: Annotated[float, Meta(description="Sum over segments: a decoder at work, others beside it.")]
     waiting: Annotated[float, Meta(description="Sum over batches: for room among the requests in flight.")]
@@ -120,7 +122,8 @@ class JobAnswer(msgspec.Struct, frozen=True, kw_only=True):
     state: Annotated[
         str, Meta(description="queued, running, cancelling, succeeded, failed or cancelled.", examples=["running"])
     ]
-    is_terminal: Annotated[bool, Meta(description="Whether the state is the last one.")]
+    is_terminal: Annotated[bool, Meta(description="Whether the state is the last one, unless the job is retried.")]
+    attempt: Annotated[int, Meta(description="1, and one more for each retry.")]
     stage: Annotated[
         str, Meta(description="queued, indexing, planning, inferring, finalizing or done.", examples=["inferring"])
     ]
@@ -136,7 +139,7 @@ class JobAnswer(msgspec.Struct, frozen=True, kw_only=True):
     warnings: Annotated[list[str], Meta(description="Codes of missing or suspect frames.")]
     notes: Annotated[list[str], Meta(description="Codes of other remarks.")]
     created_at: Annotated[datetime, Meta(description="When it was submitted, UTC.")]
-    started_at: Annotated[datetime | None, Meta(description="When its turn came, UTC.")]
+    started_at: Annotated[datetime | None, Meta(description="When its (last) turn came, UTC.")]
     finished_at: Annotated[datetime | None, Meta(description="When it ended, UTC.")]
 
     @classmethod
@@ -148,6 +151,7 @@ class JobAnswer(msgspec.Struct, frozen=True, kw_only=True):
             id=job.id,
             state=job.state.value,
             is_terminal=job.state.is_terminal,
+            attempt=job.attempt,
             stage=snapshot.stage,
             state_reason=reason.code if reason else None,
             queue_position=snapshot.queue_position,

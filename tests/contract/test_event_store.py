@@ -31,7 +31,7 @@ async def test_a_jobs_life_is_told_in_order(scenario: Scenario, stores: Stores) 
         ("done", "succeeded"),
     ]
     events = await stores.events.after(job, last_id=0, limit=10)
-    assert events[0].body == {"job_id": job.id, "state": "queued"}
+    assert events[0].body == {"job_id": job.id, "state": "queued", "attempt": 1}
     assert (events[0].job_id, events[0].run_id, events[0].created_at) == (job.id, None, scenario.now)
     assert (events[3].job_id, events[3].run_id) == (None, job.run_id)
     assert events[3].body == {
@@ -104,7 +104,7 @@ async def test_a_failure_is_told_with_its_code_and_sentence(scenario: Scenario, 
     await scenario.commit(await scenario.lease_one())
     await stores.runs.fail(job.run_id, FAILURE, now=scenario.now)
     state, done = (await stores.events.after(job, last_id=0, limit=10))[-2:]
-    assert state.body == {"job_id": job.id, "state": "failed", "reason": FAILURE.code}
+    assert state.body == {"job_id": job.id, "state": "failed", "attempt": 1, "reason": FAILURE.code}
     assert done.body["error"] == {"code": FAILURE.code, "message": FAILURE.message}
     assert (done.body["frames_done"], done.body["frames_total"]) == (4, 8)
 

@@ -231,6 +231,15 @@ def test_cancel_tells_the_state(api: FakeApi) -> None:
     assert json.loads(trireel(api, "cancel", "job_0", "--json").stdout)["is_terminal"]
 
 
+def test_retry_queues_a_job_that_ended_badly(api: FakeApi) -> None:
+    api.add_job("vid_0", state="failed")
+    assert trireel(api, "retry", "job_0").stdout == "job job_0 queued\n"
+    result = trireel(api, "retry", "job_0")
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (4, "trireel: state_conflict: job job_0 is queued")
+    api.add_job("vid_0", state="cancelled")
+    assert json.loads(trireel(api, "retry", "job_1", "--json").stdout)["attempt"] == 2
+
+
 def test_results_go_to_standard_output_or_a_file(api: FakeApi, clip: Path) -> None:
     api.add_job("vid_0")
     assert len(trireel(api, "results", "job_0").stdout.splitlines()) == 4

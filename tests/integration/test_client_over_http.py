@@ -154,6 +154,11 @@ def test_jobs_are_found_listed_cancelled_and_deleted(api: FakeApi, client: Any) 
     assert ([job.id for job in page.items], page.next_cursor) == (ids[:2], "more")
     assert api.requests[-1].query == {"state": "queued", "model": MODEL, "limit": "2"}
     assert client.cancel(ids[1]).state == "cancelled"
+    retried = client.retry(ids[1])
+    assert (retried.state, retried.attempt) == ("queued", 2)
+    with pytest.raises(ApiError) as raised:
+        client.retry(ids[0])
+    assert (raised.value.code, raised.value.status) == ("state_conflict", 409)
     client.delete(ids[2])
     assert [job.id for job in client.jobs().items] == ids[:2]
 

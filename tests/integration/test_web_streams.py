@@ -44,7 +44,10 @@ async def test_a_stream_says_something_at_once_then_replays_then_is_live_and_end
             assert "no-cache" in answer.headers["cache-control"]
             events = events_of(answer)
             first = await anext(events)
-            assert (first.kind, json.loads(first.data)) == ("state", {"job_id": job_id, "state": "queued"})
+            assert (first.kind, json.loads(first.data)) == (
+                "state",
+                {"job_id": job_id, "state": "queued", "attempt": 1},
+            )
             await process.plan()
             assert json.loads((await anext(events)).data)["state"] == "running"
             assert await process.worker.work_once()
@@ -207,7 +210,7 @@ async def test_a_socket_tells_the_same_events_as_json() -> None:
     async with running(process) as server, client_of(server) as http:
         job_id = await submitted(http)
         async with connect(f"ws{server.url[4:]}/v1/jobs/{job_id}/ws?boxes=1", proxy=None) as socket:
-            state = {"job_id": job_id, "state": "queued"}
+            state = {"job_id": job_id, "state": "queued", "attempt": 1}
             assert json.loads(await socket.recv()) == {"event": "state", "id": 1, "data": state}
             await socket.send("I am not listened to")
             await process.plan()

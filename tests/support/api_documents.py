@@ -65,6 +65,7 @@ def job_json(job_id: str, video: Json, state: str) -> Json:
         "id": job_id,
         "state": state,
         "is_terminal": state in ("succeeded", "failed", "cancelled"),
+        "attempt": 1,
         "stage": state,
         "state_reason": None,
         "queue_position": 1 if state == "queued" else None,
@@ -131,13 +132,13 @@ def whole_life(job_id: str, ends_as: str) -> list[Log]:
     error = {"code": "video_without_frames", "message": "every frame failed"} if ends_as == "failed" else None
     totals = {"frames_done": FRAMES, "frames_total": FRAMES}
     return [
-        Log("state", 1, {"job_id": job_id, "state": "queued"}),
-        Log("state", 2, {"job_id": job_id, "state": "running"}),
+        Log("state", 1, {"job_id": job_id, "state": "queued", "attempt": 1}),
+        Log("state", 2, {"job_id": job_id, "state": "running", "attempt": 1}),
         Log("progress", None, {"job_id": job_id, **progress_json(1), "stage": "inferring"}),
         Log("segment", 3, segment_json(job_id, 0)),
         Log("progress", None, {"job_id": job_id, **progress_json(3), "stage": "inferring"}),
         Log("segment", 4, segment_json(job_id, 1)),
-        Log("state", 5, {"job_id": job_id, "state": ends_as}),
+        Log("state", 5, {"job_id": job_id, "state": ends_as, "attempt": 1}),
         Log("progress", None, {"job_id": job_id, **progress_json(FRAMES), "stage": "done"}),
         Log("done", 6, {"job_id": job_id, "state": ends_as, "error": error, **totals}),
     ]

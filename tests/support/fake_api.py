@@ -229,6 +229,14 @@ def cancel_job(handler: _Handler, request: Request, job_id: str) -> None:
     handler.send_json(200, job)
 
 
+def retry_job(handler: _Handler, request: Request, job_id: str) -> None:
+    job = handler.found(handler.fake.jobs, job_id, "job_not_found")
+    if job["state"] not in ("failed", "cancelled"):
+        raise RefusalError(409, "state_conflict", f"job {job_id} is {job['state']}")
+    job.update(state="queued", is_terminal=False, attempt=job["attempt"] + 1)
+    handler.send_json(202, job)
+
+
 def delete_job(handler: _Handler, request: Request, job_id: str) -> None:
     handler.found(handler.fake.jobs, job_id, "job_not_found")
     del handler.fake.jobs[job_id]
@@ -323,6 +331,7 @@ ROUTES: Final[tuple[tuple[str, str, Callable[..., None]], ...]] = (
     ("POST", "/v1/jobs", submit_job),
     ("GET", "/v1/jobs", list_jobs),
     ("POST", "/v1/jobs/(.+)/cancel", cancel_job),
+    ("POST", "/v1/jobs/(.+)/retry", retry_job),
     ("GET", "/v1/jobs/(.+)/events", stream_events),
     ("GET", "/v1/jobs/(.+)/detections", send_detections),
     ("GET", "/v1/jobs/(.+)/timeline", send_timeline),

@@ -49,6 +49,23 @@ async def test_a_client_that_saw_the_end_has_nothing_more_to_come() -> None:
     assert await process.following.is_over(job.id, last_id=last_id)
 
 
+async def test_a_follower_of_a_retried_job_is_told_of_both_attempts_and_of_one_end() -> None:
+    process = Process()
+    job = (await process.submit()).job
+    await process.plan()
+    await process.worker.work_once()
+    await process.jobs.cancel(job.id)
+    seen = durable(await process.events(job.id))
+    await process.jobs.retry(job.id)
+    await process.work_until_idle()
+    everything = durable(await process.events(job.id))
+    assert [kind for kind, _ in everything].count("done") == 1
+    assert everything[: len(seen) - 1] == seen[:-1]
+    rest = durable(await process.events(job.id, last_id=seen[-1][1]))
+    assert rest == everything[len(seen) - 1 :]
+    assert [number for _, number in everything] == sorted({number for _, number in everything})
+
+
 async def test_progress_ends_at_exactly_100_percent_before_done() -> None:
     process = Process()
     job = (await process.submit()).job

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import product
 
 import pytest
 
-from orchestrator.core.job_moves import events_of, moved_job, state_after_failed_run
+from orchestrator.core.job_moves import check_retriable, events_of, moved_job, reopened_run, state_after_failed_run
 from orchestrator.core.records import EventKind, Failure, Job, Run
 from orchestrator.core.states import LIVE_JOB_STATES, NEXT_JOB_STATES, JobState, RunState
 from orchestrator.core.types import Ledger, RunSpec, Sampling, View
@@ -63,6 +64,35 @@ def test_a_job_starts_once() -> None:
     assert (done.started_at, done.finished_at) == (NOW, NOW + timedelta(seconds=1))
 
 
+@pytest.mark.parametrize("state", sorted(LIVE_JOB_STATES | {JobState.SUCCEEDED}))
+def test_a_job_that_did_not_end_badly_cannot_be_retried(state: JobState) -> None:
+    with pytest.raises(TransitionError, match=f"is {state.value};"):
+        check_retriable(job_in(state))
+
+
+def test_a_retried_job_begins_anew_as_its_next_attempt() -> None:
+    running = moved_job(job_in(JobState.QUEUED), JobState.RUNNING, now=NOW)
+    failed = moved_job(running, JobState.FAILED, now=NOW, failure=FAILURE)
+    check_retriable(failed)
+    queued = moved_job(failed, JobState.QUEUED, now=NOW)
+    assert queued == replace(job_in(JobState.QUEUED), attempt=2)
+    later = NOW + timedelta(seconds=9)
+    assert moved_job(queued, JobState.RUNNING, now=later).started_at == later
+
+
+FAILED_RUN = replace(RUN, state=RunState.FAILED, segments_total=3, segments_done=1, failure=FAILURE, finished_at=NOW)
+
+
+def test_a_failed_run_with_work_left_and_something_to_keep_goes_on() -> None:
+    assert reopened_run(FAILED_RUN) == replace(FAILED_RUN, state=RunState.OPEN, failure=None, finished_at=None)
+    for hopeless in (
+        replace(FAILED_RUN, segments_total=None, segments_done=0, ledger=Ledger()),
+        replace(FAILED_RUN, ledger=Ledger(planned=5, failed=2, reasons={"decoder_crashed": 2})),
+        replace(FAILED_RUN, segments_done=3),
+    ):
+        assert reopened_run(hopeless) is None
+
+
 @pytest.mark.parametrize("state", JobState)
 def test_every_last_state_is_told_twice_as_a_state_and_as_the_end(state: JobState) -> None:
     kinds = [kind for kind, _ in events_of(job_in(state), RUN)]
@@ -72,7 +102,7 @@ def test_every_last_state_is_told_twice_as_a_state_and_as_the_end(state: JobStat
 def test_the_end_of_a_failed_job_tells_why_and_how_far_it_came() -> None:
     job = moved_job(job_in(JobState.RUNNING), JobState.FAILED, now=NOW, failure=FAILURE)
     (_, state), (_, done) = events_of(job, RUN)
-    assert state == {"job_id": "job_1", "state": "failed", "reason": FAILURE.code}
+    assert state == {"job_id": "job_1", "state": "failed", "attempt": 1, "reason": FAILURE.code}
     assert done == {
         "job_id": "job_1",
         "state": "failed",

@@ -45,5 +45,10 @@ def test_every_live_job_can_reach_an_end() -> None:
     assert reachable >= LIVE_JOB_STATES
 
 
+def test_only_a_job_that_ended_without_success_is_queued_again() -> None:
+    retriable = {state for state, following in NEXT_JOB_STATES.items() if JobState.QUEUED in following}
+    assert retriable == {JobState.FAILED, JobState.CANCELLED}
+
+
 def test_a_committed_segment_never_moves_again() -> None:
     assert NEXT_SEGMENT_STATES[SegmentState.DONE] == frozenset()

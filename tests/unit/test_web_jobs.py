@@ -219,13 +219,32 @@ async def test_an_odd_key_is_refused_with_a_code_of_its_own(process: WebProcess,
         assert problem_in(answer, status=422)["code"] == "idempotency_key_invalid"
 
 
+async def test_a_job_that_ran_out_of_time_is_retried_and_goes_on_where_it_stopped() -> None:
+    process = WebProcess()
+    async with api_over(process) as client:
+        job_id = await submitted(client, timeout_s=60)
+        problem = problem_in(await client.post(f"/v1/jobs/{job_id}/retry"), status=409)
+        assert (problem["code"], problem["job_id"]) == ("state_conflict", job_id)
+        await process.plan()
+        await process.worker.work_once()
+        process.clock.seconds = 61
+        await process.plan()
+        answer = await client.post(f"/v1/jobs/{job_id}/retry")
+        job = answer.json()
+        assert (answer.status_code, job["state"], job["attempt"], job["error"]) == (202, "queued", 2, None)
+        assert job["ledger"]["inferred"] > 0
+        await process.work_until_idle()
+        assert (await client.get(f"/v1/jobs/{job_id}")).json()["state"] == "succeeded"
+        assert sorted(process.model.frames_inferred) == list(range(100))
+        assert problem_in(await client.post("/v1/jobs/job_0/retry"), status=404)["code"] == "job_not_found"
+
+
 async def test_what_is_to_come_is_refused_and_not_ignored() -> None:
     async with api_over(WebProcess()) as client:
         job_id = await submitted(client)
         for source in ({"url": "http://127.0.0.1/x.mp4"}, {"path": "/etc/passwd"}):
             answer = await client.post("/v1/jobs", json={"model": "yolo11n", **source})
             assert problem_in(answer, status=422)["code"] == "not_supported"
-        assert problem_in(await client.post(f"/v1/jobs/{job_id}/retry"), status=404)["code"] == "not_found"
         validate = await client.post("/v1/jobs/validate", json={})
         assert problem_in(validate, status=405)["code"] == "method_not_allowed"
         for name in ("coco", "yolo", "mot", "x" * 1000):
