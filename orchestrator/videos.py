@@ -11,7 +11,7 @@ from typing import Final
 import structlog
 
 from orchestrator.core.records import Failure, Video
-from orchestrator.errors import DecoderError, TrireelError, VideoError, VideoNotFoundError
+from orchestrator.errors import CommitUnknownError, DecoderError, TrireelError, VideoError, VideoNotFoundError
 from orchestrator.ports import Doorbell, Page, VideoFiles, VideoReader, VideoStore
 from orchestrator.telemetry import Metrics
 
@@ -40,7 +40,7 @@ class Videos:
     async def receive(self, chunks: AsyncIterator[bytes], *, file_name: str, owner: str) -> Video:
         """Store a video as its bytes arrive, and read its header; the index follows in the background.
 
-        Raises UploadError, VideoError or StorageError; then nothing of the upload is left.
+        Raises UploadError, VideoError or StorageError; then nothing of the upload is left, but for CommitUnknownError.
         """
         async with self.files.receive() as incoming:
             async for chunk in chunks:
@@ -59,6 +59,9 @@ class Videos:
                     created_at=self.utc_now(),
                 )
                 await self.store.add(video)
+            except CommitUnknownError:
+                # If its row is there, so must be its files; if not, the next start removes them.
+                raise
             except BaseException:
                 await self.files.remove(incoming.video_id)
                 raise

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import TypeVar
 
-from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Connection, Engine, RootTransaction
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from orchestrator.errors import CommitUnknownError
 from orchestrator.storage.failures import database_errors
+from orchestrator.storage.postgresql import has_committed, transaction_id
 from orchestrator.storage.threads import Threads, open_threads
 
 Result = TypeVar("Result")
@@ -61,21 +63,56 @@ class ConnectedThreads:
         self._threads = threads
 
     async def transact(self, step: Callable[[Connection], Result]) -> Result:
-        """Commits at the end, rolls back when an exception leaves. Raises StorageError, DiskFullError.
+        """Commits at the end, rolls back when an exception leaves.
 
-        The transaction runs to its end also when the caller is cancelled, who then leaves at once.
+        Raises StorageError, DiskFullError; CommitUnknownError where the server went away in the middle of the commit
+        and cannot be asked. The transaction runs to its end also when the caller is cancelled, who then leaves at once.
         """
         return await self._threads.run(self._transact, step)
 
     def _transact(self, step: Callable[[Connection], Result]) -> Result:
         with database_errors():
             try:
-                with self._connections.own().begin() as transaction:
-                    return step(transaction.connection)
+                with self._begin() as transaction:
+                    result = step(transaction.connection)
+                    self._commit(transaction)
+                    return result
             except SQLAlchemyError:
                 # SQLite is still in its transaction when a commit fails, and a server's connection may be lost.
                 self._connections.drop_own()
                 raise
+
+    def _begin(self) -> RootTransaction:
+        """Over another connection where the server has ended the one that was kept, since nothing is done yet."""
+        try:
+            return self._connections.own().begin()
+        except DBAPIError as exc:
+            if not exc.connection_invalidated:
+                raise
+            self._connections.drop_own()
+        return self._connections.own().begin()
+
+    def _commit(self, transaction: RootTransaction) -> None:
+        number = transaction_id(transaction.connection)
+        try:
+            transaction.commit()
+        except DBAPIError as exc:
+            if number is None or not exc.connection_invalidated:
+                raise
+            self._connections.drop_own()
+            if not self._has_committed(number):
+                raise
+
+    def _has_committed(self, number: str) -> bool:
+        """Raises CommitUnknownError."""
+        try:
+            with self._begin() as transaction:
+                return has_committed(transaction.connection, number)
+        except SQLAlchemyError as exc:
+            self._connections.drop_own()
+            raise CommitUnknownError(
+                "the database went away while it stored this, and may or may not have; look, then try again"
+            ) from exc
 
 
 @contextmanager

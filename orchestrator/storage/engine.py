@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from orchestrator.errors import SettingsError
 from orchestrator.settings import StorageSettings
+from orchestrator.storage import postgresql
 from orchestrator.storage.connected_threads import ConnectedThreads, open_connected_threads
 from orchestrator.storage.schema import upgrade_schema
 
@@ -22,10 +23,7 @@ Result = TypeVar("Result")
 READERS: Final = 4
 BUSY_TIMEOUT_S: Final = 10.0
 WAL_BYTES: Final = 64 * 1024**2
-WRITES: Final = "trireel_writes"
 URL_FORMS: Final = "use sqlite:////folder/file.db, or postgresql+psycopg://... with the extra `scale` installed"
-# Any number will do, as long as every writer takes the same one.
-POSTGRESQL_WRITER_LOCK: Final = 0x7472_6972
 SQLITE_PRAGMAS: Final = (
     "PRAGMA journal_mode = WAL",
     # A job that was answered 202 must survive a power cut; NORMAL could lose the last commits.
@@ -38,12 +36,15 @@ SQLITE_PRAGMAS: Final = (
 class Database:
     """Transactions as functions over a connection, each in one trip to a thread of the database's.
 
-    They raise StorageError and DiskFullError, and nothing of SQLAlchemy's. Once asked for, a transaction runs to its
-    end, also when the caller is cancelled.
+    They raise StorageError, DiskFullError and CommitUnknownError, and nothing of SQLAlchemy's. Once asked for, a
+    transaction runs to its end, also when the caller is cancelled.
 
     There is one writing thread: SQLite has one writer anyway, and its own wait is a sleep that lets the unlucky starve.
     Writers of several processes are one at a time in PostgreSQL too, by an advisory lock: event ids then become
     visible in order, so that a reader who has seen id 6 never misses id 5.
+
+    A connection that was lost before a transaction began is replaced unnoticed. One that is lost in the middle takes
+    the transaction along (StorageError: nothing happened). One that is lost during the commit: see `write`.
     """
 
     def __init__(self, *, readers: ConnectedThreads, writer: ConnectedThreads) -> None:
@@ -58,8 +59,17 @@ class Database:
         return await self._readers.transact(step)
 
     async def write(self, step: Callable[[Connection], Result]) -> Result:
-        """Commits at the end, rolls back when an exception leaves."""
+        """Commits at the end, rolls back when an exception leaves.
+
+        A commit that the server did not answer is looked up; only where it cannot be reached is CommitUnknownError
+        raised, and whoever writes again must bear that the first time counted.
+        """
         return await self._writer.transact(step)
+
+
+def is_shareable(database_url: str) -> bool:
+    """Whether several servers may use the database at once, each with a lease on what it works on."""
+    return database_url.startswith("postgresql")
 
 
 @asynccontextmanager
@@ -69,7 +79,7 @@ async def open_database(settings: StorageSettings) -> AsyncIterator[Database]:
     Raises SettingsError, StorageError, DiskFullError.
     """
     engine = _build_engine(settings.database_url)
-    writing_engine = engine.execution_options(**{WRITES: True})
+    writing_engine = engine.execution_options(**{postgresql.WRITES: True})
     with (
         open_connected_threads(engine, "db-read", count=READERS) as readers,
         open_connected_threads(writing_engine, "db-write", count=1) as writer,
@@ -103,8 +113,8 @@ def _build_sqlite_engine(url: URL) -> Engine:
 
 
 def _build_postgresql_engine(url: URL) -> Engine:
-    engine = _create_engine(url)
-    event.listen(engine, "begin", _begin_postgresql)
+    engine = _create_engine(url, **postgresql.connect_args(url))
+    event.listen(engine, "begin", postgresql.begin)
     return engine
 
 
@@ -132,17 +142,5 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if _writes(connection) else "BEGIN")
-
-
-def _begin_postgresql(connection: Connection) -> None:
-    if _writes(connection):
-        # Each statement of READ COMMITTED, the server's default, sees all that was committed before this lock was had.
-        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({POSTGRESQL_WRITER_LOCK})")
-    else:
-        connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-
-
-def _writes(connection: Connection) -> bool:
-    writes: bool = connection.get_execution_options().get(WRITES, False)
-    return writes
+    writes = connection.get_execution_options().get(postgresql.WRITES, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

@@ -25,6 +25,8 @@ def database_errors() -> Iterator[None]:
     except DBAPIError as exc:
         if _tells_of_full_disk(exc.orig):
             raise DiskFullError(DISK_FULL) from exc
+        if exc.connection_invalidated:
+            raise StorageError(f"the connection to the database was lost: {exc.orig}") from exc
         raise StorageError(f"the database refused: {exc.orig}") from exc
     except SQLAlchemyError as exc:
         raise StorageError(f"the database cannot be used: {exc}") from exc

@@ -9,6 +9,7 @@ from typing import Final
 from sqlalchemy import Connection
 
 from orchestrator.errors import StorageError
+from orchestrator.storage.postgresql import MIGRATING
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 
@@ -27,6 +28,8 @@ def upgrade_schema(connection: Connection) -> None:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection
+    if connection.dialect.name == "postgresql":
+        connection.execute(MIGRATING)
     try:
         command.upgrade(config, "head")
     except CommandError as exc:
