@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
-import structlog
 from prometheus_client import CollectorRegistry
 
 from orchestrator.composition import Parts, Tuning, UseCases
@@ -26,14 +25,12 @@ from orchestrator.ports import JobStore, ModelCatalogue
 from orchestrator.results import Results
 from orchestrator.scheduling.local import Bell, Loop, run_loops
 from orchestrator.settings import Settings
-from orchestrator.storage.reconcile import reconcile
+from orchestrator.storage.reconcile import recover
 from orchestrator.storage.stores import Stores, open_stores
 from orchestrator.telemetry import Metrics
 from orchestrator.video.decoders import Decoders, open_decoders
 from orchestrator.video.slots import SlotPool, open_slots
 from orchestrator.videos import Videos
-
-log = structlog.get_logger()
 
 # What nearly all models take. Larger ones put fewer frames into a slot: memory is fixed at the start, and four
 # decoders with room for batches of 1920 px would take half a gigabyte.
@@ -116,7 +113,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     bell = Bell()
     async with AsyncExitStack() as stack:
         stores = await stack.enter_async_context(open_stores(settings.storage))
-        await _recover(stores)
+        await recover(stores)
         slots = stack.enter_context(_slots(settings, metrics))
         triton = await stack.enter_async_context(
             open_triton(settings.triton, slots, metrics=metrics, log_dir=settings.storage.data_dir / "logs")
@@ -187,14 +184,6 @@ def _slots(settings: Settings, metrics: Metrics) -> AbstractContextManager[SlotP
     usual_bytes = settings.work.batch_frames * USUAL_IMGSZ * USUAL_IMGSZ * FRAME_CHANNELS
     slot_bytes = max(usual_bytes, largest * largest * FRAME_CHANNELS)
     return open_slots(count=SLOTS_A_DECODER * settings.work.decoders, slot_bytes=slot_bytes, metrics=metrics)
-
-
-async def _recover(stores: Stores) -> None:
-    """Make files and rows agree, and free what the last process held."""
-    freed = await stores.runs.free_leases()
-    if freed:
-        log.info("leases freed", segments=freed)
-    await reconcile(stores)
 
 
 def _utc_now() -> datetime:

@@ -1,4 +1,7 @@
-"""At start, rows and files are compared both ways: what a crash left is removed, what is missing is told."""
+"""At start: segments that a crash left leased are freed, and rows and files are compared both ways.
+
+What a crash left is removed, what is missing is told; nothing of either while another server is at work.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +36,21 @@ class Reconciliation:
     are_orphans_kept: bool
 
 
+async def recover(stores: Stores) -> None:
+    """Once, before any upload or run: clear up after the last server, unless others are living. Raises StorageError.
+
+    What a server leaves that dies beside others is taken over when its leases expire, and its half uploads are removed
+    by the next one that starts alone.
+    """
+    if stores.data_dir.is_alone:
+        if freed := await stores.runs.free_leases():
+            log.info("leases freed", segments=freed)
+        await reconcile(stores)
+    await stores.data_dir.settle()
+
+
 async def reconcile(stores: Stores) -> Reconciliation:
-    """Only at start, with the data directory's lock held and before any upload or run. Raises StorageError."""
+    """Only at start, alone in the data directory, and before any upload or run. Raises StorageError."""
     videos, runs = await stores.videos.ids(), await stores.runs.ids()
     video_folders, run_folders = await stores.files.ids(), await stores.archive.ids()
     found = Reconciliation(

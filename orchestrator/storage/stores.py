@@ -1,4 +1,4 @@
-"""Everything that is stored, opened together with the data directory's lock held."""
+"""Everything that is stored, opened together with a hold on the data directory."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Final
 
 from orchestrator.settings import StorageSettings
 from orchestrator.storage.archive import ParquetArchive
-from orchestrator.storage.engine import open_database
+from orchestrator.storage.engine import is_shareable, open_database
 from orchestrator.storage.event_store import SqlEventStore
 from orchestrator.storage.job_store import SqlJobStore
-from orchestrator.storage.lock import locked_data_dir
+from orchestrator.storage.lock import DataDirHold, locked_data_dir, shared_data_dir
 from orchestrator.storage.part_store import SqlPartStore
 from orchestrator.storage.run_store import SqlRunStore
 from orchestrator.storage.threads import open_threads
@@ -26,7 +26,10 @@ PART_THREADS: Final = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stores:
-    """The ports of `orchestrator.ports` under "What is stored"."""
+    """The ports of `orchestrator.ports` under "What is stored".
+
+    data_dir: `recover` asks it whether anybody else is at work, and lets others in at the end.
+    """
 
     videos: SqlVideoStore
     jobs: SqlJobStore
@@ -35,13 +38,20 @@ class Stores:
     events: SqlEventStore
     archive: ParquetArchive
     files: LocalVideoFiles
+    data_dir: DataDirHold
 
 
 @asynccontextmanager
 async def open_stores(settings: StorageSettings) -> AsyncIterator[Stores]:
-    """Raises DataDirLockedError, SettingsError, StorageError, DiskFullError."""
+    """On PostgreSQL, beside other servers, once those that come first have called `recover`.
+
+    Raises DataDirLockedError, SettingsError, StorageError, DiskFullError.
+    """
     async with AsyncExitStack() as stack:
-        stack.enter_context(locked_data_dir(settings.data_dir))
+        if is_shareable(settings.database_url):
+            data_dir = await stack.enter_async_context(shared_data_dir(settings.data_dir))
+        else:
+            data_dir = stack.enter_context(locked_data_dir(settings.data_dir))
         database = await stack.enter_async_context(open_database(settings))
         file_threads = stack.enter_context(open_threads("files", count=FILE_THREADS))
         part_threads = stack.enter_context(open_threads("parts", count=PART_THREADS))
@@ -53,4 +63,5 @@ async def open_stores(settings: StorageSettings) -> AsyncIterator[Stores]:
             events=SqlEventStore(database),
             archive=ParquetArchive(settings.data_dir, file_threads),
             files=LocalVideoFiles(settings.data_dir, max_bytes=settings.max_upload_bytes, threads=file_threads),
+            data_dir=data_dir,
         )

@@ -1,7 +1,8 @@
-"""One server a data directory."""
+"""One server a data directory, or several that share it; who is alone knows it."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import DataDirLockedError, StorageError
-from orchestrator.storage.lock import LOCK_FILE, locked_data_dir
+from orchestrator.storage.lock import LOCK_FILE, locked_data_dir, shared_data_dir
 
 HOLDER = """
 import sys
@@ -61,3 +62,31 @@ def test_a_directory_that_cannot_be_made_is_a_storage_error(tmp_path: Path) -> N
     (tmp_path / "file").touch()
     with pytest.raises(StorageError), locked_data_dir(tmp_path / "file" / "data"):
         pass
+
+
+async def test_servers_that_share_come_in_once_the_first_has_settled(tmp_path: Path) -> None:
+    async def come_in() -> bool:
+        async with shared_data_dir(tmp_path) as hold:
+            await hold.settle()
+            return hold.is_alone
+
+    async with shared_data_dir(tmp_path) as first:
+        assert first.is_alone
+        second = asyncio.ensure_future(come_in())
+        with pytest.raises(DataDirLockedError, match=str(os.getpid())):
+            async with shared_data_dir(tmp_path, start_wait_s=0):
+                pass
+        assert not second.done()
+        await first.settle()
+        assert not await second
+    assert await come_in()
+
+
+async def test_who_is_alone_and_who_shares_keep_each_other_out(tmp_path: Path) -> None:
+    with locked_data_dir(tmp_path), pytest.raises(DataDirLockedError):
+        async with shared_data_dir(tmp_path, start_wait_s=0):
+            pass
+    async with shared_data_dir(tmp_path) as hold:
+        await hold.settle()
+        with pytest.raises(DataDirLockedError), locked_data_dir(tmp_path):
+            pass
