@@ -50,6 +50,20 @@ def _lack_of_export_environment() -> str | None:
     return "there is no .venv-export: make test-export"
 
 
+def _lack_of_postgresql() -> str | None:
+    if postgresql_programs() is None:
+        return "postgresql is not installed: apt-get install postgresql"
+    return None if importlib.util.find_spec("psycopg") else "psycopg is not in this environment: make test"
+
+
+def postgresql_programs() -> Path | None:
+    """The folder of the newest PostgreSQL's programs: Debian puts those that start a server on nobody's path."""
+    folders = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb")]
+    if found := shutil.which("initdb"):
+        folders.append(Path(found).resolve().parent)
+    return max(folders, key=lambda folder: (folder.parent.name.zfill(4), str(folder)), default=None)
+
+
 def _lack_of_shared_data() -> str | None:
     return None if SHARED_DATA.is_dir() else "the test material ../shared/data is not beside this checkout"
 
@@ -59,6 +73,7 @@ LACKS: Final[Mapping[str, Callable[[], str | None]]] = {
     "triton": _lack_of_triton,
     "export": _lack_of_export,
     "export_environment": _lack_of_export_environment,
+    "postgresql": _lack_of_postgresql,
     "shared_data": _lack_of_shared_data,
     "prometheus": _lack_of_program("prometheus", "prometheus"),
     "promtool": _lack_of_program("promtool", "prometheus"),
