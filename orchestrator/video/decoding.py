@@ -23,6 +23,7 @@ from orchestrator.errors import VideoOverLimitError
 from orchestrator.video.colour import RgbConverter
 from orchestrator.video.containers import open_container, picture_stream
 from orchestrator.video.orientation import orientation_of
+from orchestrator.video.skipping import FrameSkipper
 
 
 def display_matrix(frame: VideoFrame) -> bytes | None:
@@ -63,9 +64,24 @@ class FrameSource:
         self._ordinal = 0
         self._awaited: int | None = None
         self._converter = RgbConverter()
+        self._skipper = FrameSkipper()
         self.entry: int | None = None
         self.last_key: int | None = None
         self.frame_errors = 0
+
+    @property
+    def has_left_out(self) -> bool:
+        """Whether frames that nobody wants were left out since the entry; decoding all may give more."""
+        return self._skipper.has_left_out
+
+    def want(self, keys: NDArray[np.int64]) -> None:
+        """The frames (S,) that the coming segment wants; others before the last of them may be left out."""
+        if self._is_timed:
+            self._skipper.want(keys.tolist())
+
+    def leave_nothing_out(self) -> None:
+        """From the next entry on decode every frame."""
+        self._skipper.give_up()
 
     def enter(self, entry: int | None) -> bool:
         """Go to the key frame at `entry` (ticks), or to the first byte of the file; False where no seek leads there.
@@ -83,18 +99,19 @@ class FrameSource:
         self._held = None
         self._ordinal = 0
         self._awaited = entry
+        self._skipper.begin()
         self.entry = entry
         self.last_key = None
         self.frame_errors = 0
         return True
 
     def next(self) -> tuple[int, VideoFrame] | None:
-        """The next frame with its key, None at the end. Raises VideoError."""
+        """The next frame with its key, None where no more can be had. Raises VideoError."""
         if self._held is not None:
             held, self._held = self._held, None
             self.last_key = held[0]
             return held
-        while True:
+        while not self._skipper.is_spoiled:
             while self._ready:
                 frame = self._ready.popleft()
                 key = self._key(frame)
@@ -107,6 +124,7 @@ class FrameSource:
                 return None
             if not self._lies_before_entry(packet):
                 self._ready.extend(self._decode(packet))
+        return None
 
     def hold(self, key: int, frame: VideoFrame) -> None:
         """Take back the frame that `next` gave last, for the next segment."""
@@ -153,6 +171,8 @@ class FrameSource:
         return self._ordinal - 1
 
     def _decode(self, packet: Packet[VideoStream]) -> list[VideoFrame]:
+        if self._open is not None:
+            self._skipper.prepare(self._open[1].codec_context, packet)
         with av.logging.Capture() as complaints:
             try:
                 frames = packet.decode()
@@ -161,7 +181,10 @@ class FrameSource:
             except av.FFmpegError:
                 frames = []
                 complaints.append((av.logging.ERROR, "", ""))
-        self.frame_errors += bool(complaints) + sum(frame.is_corrupt for frame in frames)
+        errors = bool(complaints) + sum(frame.is_corrupt for frame in frames)
+        self.frame_errors += errors
+        # What goes wrong before the first frame concerns those that an entry in the middle cannot give.
+        self._skipper.judge(frames, is_damaged=errors > 0 and self.last_key is not None)
         for frame in frames:
             if frame.width * frame.height > self._max_frame_pixels:
                 raise VideoOverLimitError(

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from orchestrator.core.contract import FRAME_CHANNELS
@@ -24,14 +23,14 @@ class WantedFrames:
     """The frames a segment wants, and which of them came. keys: int64 (S,), ascending."""
 
     def __init__(self, keys: NDArray[np.int64]) -> None:
-        self._keys = keys
+        self.keys = keys
         self._came = np.zeros(len(keys), dtype=np.bool_)
         self.missing = len(keys)
         self.first, self.last = int(keys[0]), int(keys[-1])
 
     def claim(self, key: int) -> int | None:
         """Position of the first frame wanted with this key that has not come; None where there is none."""
-        low, high = np.searchsorted(self._keys, (key, key + 1))
+        low, high = np.searchsorted(self.keys, (key, key + 1))
         for position in range(int(low), int(high)):
             if not self._came[position]:
                 self._came[position] = True
@@ -114,31 +113,37 @@ def fill_segment(
 ) -> SegmentEnded:
     """Decode one segment. goes_on: the source stands before its first frame already, and stays where it is."""
     began = time.monotonic()
+    source.want(wanted.keys)
     if goes_on:
         source.frame_errors = 0
-        entry, current = source.entry, source.next()
+        entry = source.entry
     else:
-        entry, current = _enter(source, request.entries, wanted.first)
-    while current is not None:
-        key, frame = current
-        if key > wanted.last:
-            source.hold(key, frame)
-            break
-        position = wanted.claim(key)
-        if position is not None:
-            filler.add(position, source.pixels(frame))
-        if not wanted.missing:
-            break
-        current = source.next()
+        entry = _enter(source, request.entries, wanted.first)
+    _fill(source, wanted, filler)
+    if wanted.missing and source.has_left_out:
+        # What a decoder never saw may upset the order in which it gives frames out, and it drops late ones.
+        source.leave_nothing_out()
+        entry = _enter(source, request.entries, wanted.first)
+        _fill(source, wanted, filler)
     filler.send_batch()
     decoding_s = time.monotonic() - began - filler.waiting_s
     return SegmentEnded(entry, source.frame_errors, decoding_s)
 
 
-def _enter(
-    source: FrameSource, entries: tuple[int, ...], first_wanted: int
-) -> tuple[int | None, tuple[int, VideoFrame] | None]:
-    """The best entry that does not lose the first frame wanted, or the start of the file; and the first frame out."""
+def _fill(source: FrameSource, wanted: WantedFrames, filler: SlotFiller) -> None:
+    """Go through the segment from where the source stands, until all frames came or no more can come."""
+    while wanted.missing and (current := source.next()) is not None:
+        key, frame = current
+        if key > wanted.last:
+            source.hold(key, frame)
+            return
+        position = wanted.claim(key)
+        if position is not None:
+            filler.add(position, source.pixels(frame))
+
+
+def _enter(source: FrameSource, entries: tuple[int, ...], first_wanted: int) -> int | None:
+    """Go to the best entry that does not lose the first frame wanted, or to the start of the file."""
     for entry in entries:
         current = source.next() if source.enter(entry) else None
         # The decoder says of a picture that was refreshed bit by bit that it is whole, and it is not always; after
@@ -146,6 +151,7 @@ def _enter(
         if current is not None and current[0] <= first_wanted and current[1].key_frame:
             # What went wrong between the place a seek found and the entry concerns no frame of this segment.
             source.frame_errors = 0
-            return entry, current
+            source.hold(*current)
+            return entry
     source.enter(None)
-    return None, source.next()
+    return None
