@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -51,9 +51,10 @@ class Upkeep:
         """Move jobs out of the queue and lay out their runs; True if anything moved."""
         now = self.utc_now()
         settled = await self.settle_cancelled()
-        moved = [*await self.jobs.expire(now=now)]
-        moved += await self.jobs.admit(max_running=self.max_running_jobs, now=now)
+        expired = await self.jobs.expire(now=now)
+        moved = [*expired, *await self.jobs.admit(max_running=self.max_running_jobs, now=now)]
         await self.announcer.announce(moved)
+        await self._let_go({job.run_id for job in expired})
         planned = await self.runs.to_plan()
         await self._each(planned, self._plan)
         return bool(settled or moved or planned)
@@ -80,6 +81,12 @@ class Upkeep:
     async def job_ids(self, run_id: str) -> list[str]:
         """Of the run's live jobs, for the log."""
         return [job.id for job in await self.jobs.of_run(run_id) if not job.state.is_terminal]
+
+    async def _let_go(self, run_ids: Collection[str]) -> None:
+        """End the decoders that wait for more segments of runs that nobody wants; one at work ends by itself."""
+        for run_id in run_ids:
+            if not await self.runs.is_wanted(run_id):
+                await self.reader.close_run(run_id)
 
     async def _each(self, runs: Sequence[Run], step: Callable[[Run], Awaitable[None]]) -> None:
         """Take the step for every run; one that cannot go on does not hold the others up.

@@ -289,6 +289,33 @@ async def test_a_job_over_its_own_time_limit_fails_and_keeps_what_is_committed()
     assert ended.job.failure is not None
     assert ended.job.failure.code == "job_timeout"
     assert ended.run.ledger.inferred == 8
+    assert job.run_id in process.reader.runs_closed
+
+
+async def test_a_time_limit_ends_no_work_that_another_job_wants() -> None:
+    process = Process()
+    video_id = await process.upload()
+    late, patient = (await process.submit(video_id, timeout_s=5.0)).job, (await process.submit(video_id)).job
+    await process.plan()
+    await process.worker.work_once()
+    process.clock.seconds = 6.0
+    await process.plan()
+    assert late.run_id not in process.reader.runs_closed
+    await process.work_until_idle()
+    states = [(await process.jobs.snapshot(job.id)).job.state for job in (late, patient)]
+    assert states == [JobState.FAILED, JobState.SUCCEEDED]
+
+
+async def test_waiting_in_the_queue_does_not_count_for_a_time_limit() -> None:
+    process = Process(max_running_jobs=1)
+    first, second = [(await process.submit(await process.upload(name), timeout_s=5.0)).job for name in (b"a", b"b")]
+    await process.plan()
+    process.clock.seconds = 4.0
+    await process.work_until_idle()
+    process.clock.seconds = 8.0
+    await process.work_until_idle()
+    states = [(await process.jobs.snapshot(job.id)).job.state for job in (first, second)]
+    assert states == [JobState.SUCCEEDED, JobState.SUCCEEDED]
 
 
 async def test_deleting_the_last_job_deletes_its_run_and_frees_the_video() -> None:
