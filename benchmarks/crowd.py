@@ -18,15 +18,15 @@ from benchmarks.footprint import Footprint, watching_memory
 from benchmarks.lab import Bench, Lab, MeasurementError, open_bench
 from benchmarks.machine import StealMeter
 from benchmarks.open_loop import LoadPlan, LoadReport
-from benchmarks.pairs import Cost, measure_pairs
+from benchmarks.pairs import Cost, Pairs, measure_pairs
 from benchmarks.processes import cpu_s
 from benchmarks.table import Row, at_least, at_most, over
 from orchestrator.client import JobAnswer, SegmentBody, SubmitJob, VideoAnswer
 
 JOBS: Final = 20
 CLIP_FRAMES: Final = 100
-# Jobs measured alone, one after another, as a reference.
-LONE_JOBS: Final = 6
+# Jobs measured alone, one after another, before the twenty and again after them.
+LONE_JOBS: Final = 4
 # Longer than the twenty jobs take, even if it were served as much as all of them.
 LONG_COPIES: Final = 40
 LOOK_S: Final = 2.0
@@ -57,10 +57,10 @@ class Rush:
 def crowd(lab: Lab) -> list[Row]:
     """many_videos, fairness, many_memory and api_under_load: one stack, one run, 1280x720 clips throughout.
 
-    First jobs alone, one after another. Then, beside a long job that is at work already, twenty of 100 frames at once,
-    with nobody asking but for a list every two seconds: CPU-seconds of all processes per frame, the long job's frames
-    included, and who was served how much. Then 21 jobs on longer clips, under load; what the load submits is queued
-    behind them, so it adds no inference. Memory is watched from the jobs alone to the end of the load.
+    Twenty jobs of 100 frames are submitted at once beside a long job that is at work already, with nobody asking but for
+    a list every two seconds; jobs alone, one after another, come before them and after them. CPU-seconds are those of
+    all processes, and frames are those of the long job too. Then 21 jobs on longer clips are at work under load; what
+    the load submits is queued behind them, so it adds no inference. Memory is watched through all of it.
     """
     rushes: list[Rush] = []
 
@@ -72,7 +72,8 @@ def crowd(lab: Lab) -> list[Row]:
         open_bench(lab, MAX_RUNNING_JOBS=str(MAX_RUNNING_JOBS)) as bench,
         watching_memory(bench.stack.pid) as footprint,
     ):
-        pairs = measure_pairs(lambda: lone_jobs(lab, bench), rush_again, pairs=1)
+        before = measure_pairs(lambda: lone_jobs(lab, bench), rush_again, pairs=1)
+        pairs = with_more_reference(before, lone_jobs(lab, bench))
         report, steal = under_load(lab, bench, rushes[-1])
     failures = sum(not has_succeeded(job) for job in rushes[-1].shorts)
     return [
@@ -85,8 +86,17 @@ def crowd(lab: Lab) -> list[Row]:
 
 
 def lone_jobs(lab: Lab, bench: Bench) -> Cost:
-    """Each submitted when the one before is done; the same frames in all as one of the twenty has, several times."""
-    costs = [bench.job_cost(lab.hd_clip(CLIP_FRAMES)) for _ in range(LONE_JOBS)]
+    """Each submitted when the one before is done; as many frames a job as each of the twenty has."""
+    return summed([bench.job_cost(lab.hd_clip(CLIP_FRAMES)) for _ in range(LONE_JOBS)])
+
+
+def with_more_reference(pairs: Pairs, after: Cost) -> Pairs:
+    """Twenty jobs take minutes: a reference from both sides of them takes the machine's drift out."""
+    [(before, ours)] = pairs.costs
+    return Pairs(((summed([before, after]), ours),), pairs.disturbed)
+
+
+def summed(costs: Sequence[Cost]) -> Cost:
     return Cost(
         sum(cost.frames for cost in costs), sum(cost.wall_s for cost in costs), sum(cost.cpu_s for cost in costs)
     )
@@ -172,12 +182,13 @@ def jain_index(service: Sequence[int]) -> float:
 
 
 def memory_rows(footprint: Footprint) -> list[Row]:
-    """growth: after minute 2, in which all is warm and the load goes on as it began."""
+    """growth: under load, when all has long been warm and the work goes on as it began."""
+    load_began_s = footprint.times_s[-1] - REQUESTS / REQUESTS_PER_S
     return [
         Row(name="many_memory", value=footprint.peak_bytes() / MB, target=at_most(400), unit="MB"),
         Row(
             name="many_memory.growth",
-            value=footprint.growth(SETTLED_AFTER_S),
+            value=footprint.growth(max(SETTLED_AFTER_S, load_began_s)),
             target=at_most(1.05),
             beside={"last MB": footprint.sizes_bytes[-1] / MB, "watched s": footprint.times_s[-1]},
         ),
