@@ -57,9 +57,9 @@ class Rush:
 def crowd(lab: Lab) -> list[Row]:
     """many_videos, fairness, many_memory and api_under_load: one stack, one run, 1280x720 clips throughout.
 
-    Twenty jobs of 100 frames are submitted at once beside a long job that is at work already, with nobody asking but for
-    a list every two seconds; jobs alone, one after another, come before them and after them. CPU-seconds are those of
-    all processes, and frames are those of the long job too. Then 21 jobs on longer clips are at work under load; what
+    Twenty jobs of 100 frames are submitted at once beside a long job that is at work already, with nobody asking but
+    for a list every two seconds; jobs alone, one after another, come before them and after them. CPU-seconds are those
+    of all processes, and frames those of the long job too. Then 21 jobs on longer clips are at work under load; what
     the load submits is queued behind them, so it adds no inference. Memory is watched through all of it.
     """
     rushes: list[Rush] = []
