@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -15,12 +17,31 @@ UNFINISHED_SUFFIX: Final = ".unfinished"
 
 @contextmanager
 def unfinished(path: Path) -> Iterator[Path]:
-    """Where to write what is to become `path`; whatever is still there at the end is removed."""
+    """Where to write what is to become `path`; whatever is still there at the end is removed.
+
+    Raises BlockingIOError while another writer is at it, which may be another server of the same directory.
+    """
     beside = path.with_name(path.name + UNFINISHED_SUFFIX)
+    descriptor = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
-        yield beside
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not _is_file_of(descriptor, beside):
+            raise BlockingIOError(errno.EAGAIN, "another writer has just finished", str(beside))
+        try:
+            yield beside
+        finally:
+            # Else it has its place, and the file there by now is the next writer's.
+            if _is_file_of(descriptor, beside):
+                beside.unlink()
     finally:
-        beside.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _is_file_of(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def put_in_place(beside: Path, path: Path) -> None:

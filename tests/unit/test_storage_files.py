@@ -200,3 +200,25 @@ async def test_what_a_crash_left_of_an_archive_is_replaced(archive: ParquetArchi
     (tmp_path / "runs" / "run_1" / "candidates.parquet.unfinished").write_bytes(b"half")
     await archive.write("run_1", pieces(candidates_of(range(3))))
     assert files_in(tmp_path) == {"runs/run_1/candidates.parquet"}
+
+
+async def test_two_servers_that_archive_one_run_at_once_never_mix_their_files(tmp_path: Path, threads: Threads) -> None:
+    has_begun, may_end = asyncio.Event(), asyncio.Event()
+
+    async def slow_pieces() -> AsyncIterator[Candidates]:
+        yield candidates_of(range(FRAMES_A_GROUP + 1))
+        has_begun.set()
+        await may_end.wait()
+        yield candidates_of(range(FRAMES_A_GROUP + 1, 2 * FRAMES_A_GROUP))
+
+    one, other = ParquetArchive(tmp_path, threads), ParquetArchive(tmp_path, threads)
+    slow = asyncio.ensure_future(one.write("run", slow_pieces()))
+    await has_begun.wait()
+    with pytest.raises(StorageError) as raised:
+        await other.write("run", pieces(candidates_of(range(FRAMES_A_GROUP))))
+    assert raised.value.retryable
+    may_end.set()
+    await slow
+    assert pq.read_metadata(tmp_path / "runs" / "run" / "candidates.parquet").num_rows == 2 * FRAMES_A_GROUP
+    await other.write("run", pieces(candidates_of(range(3))))
+    assert files_in(tmp_path) == {"runs/run/candidates.parquet"}
