@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.core.records import EventKind, Job
+from orchestrator.core.records import EventKind
 from orchestrator.core.states import JobState, RunState
 from orchestrator.core.types import Ledger, ModelVersion, View
 from orchestrator.errors import CursorInvalidError, JobNotFoundError, NotFoundError, VideoNotFoundError
@@ -195,20 +195,3 @@ async def test_the_last_job_takes_its_run_along(scenario: Scenario, stores: Stor
         await stores.runs.get(job.run_id)
     assert len(await scenario.read_parts(job.run_id)) == 0
     assert await stores.events.of_all_jobs_after(last_id=0, limit=100) == []
-
-
-async def test_jobs_are_removed_in_every_state(scenario: Scenario, stores: Stores) -> None:
-    async def remove(job: Job) -> None:
-        assert await stores.jobs.remove(job.id) == job.run_id
-
-    await remove(await scenario.submit(await scenario.add_video()))
-    await remove(await scenario.start())
-    cancelling = await scenario.start()
-    await stores.jobs.cancel(cancelling.id, now=scenario.now)
-    await remove(cancelling)
-    succeeded = await scenario.start()
-    await scenario.finish(succeeded)
-    await remove(succeeded)
-    failed = await scenario.start()
-    await stores.runs.fail(failed.run_id, FAILURE, now=scenario.now)
-    await remove(failed)
