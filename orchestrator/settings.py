@@ -40,7 +40,7 @@ VARIABLES: Final = (
     Variable("TRIREEL_TRITON_ENV", "./.venv-triton", "The embedded Triton's Python environment."),
     Variable("TRIREEL_DEVICE", "cpu", "What Triton runs on, cpu or gpu: chooses the sizes below where unset."),
     Variable("TRIREEL_TRANSPORT", "auto", "How frames reach Triton: auto, shm or grpc."),
-    Variable("TRIREEL_DATABASE_URL", "", "SQLAlchemy URL; unset is SQLite in the data directory."),
+    Variable("TRIREEL_DATABASE_URL", "", "postgresql+psycopg://...; unset is SQLite in the data directory."),
     Variable("TRIREEL_DECODERS", "", "Segments worked on at once; unset is the number of cores, at most 8."),
     Variable("TRIREEL_SEGMENT_FRAMES", "", "Sampled frames a segment; unset is 64 on a CPU, 512 on a GPU."),
     Variable("TRIREEL_BATCH_FRAMES", "", "Most frames a request to Triton; unset is 4 on a CPU, 16 on a GPU."),
