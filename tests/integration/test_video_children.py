@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,10 +16,12 @@ import uvloop
 
 from orchestrator.errors import DecoderCrashedError, DecoderStalledError
 from orchestrator.ports import SegmentRequest
+from orchestrator.settings import DEFAULTS
 from tests.support.decoding import BATCH_FRAMES, LIMITS, SLOTS, Reader, decode_segment, open_reader, segment_requests
 from tests.support.needs import ROOT
 from tests.support.videos import FRAMES, VideoSpec, make_video
 
+STALL_TIMEOUT_S = float(DEFAULTS["TRIREEL_STALL_TIMEOUT_S"])
 CLIP = VideoSpec(file_name="clip.mp4", codec="mpeg4", options={"g": "12"})
 
 
@@ -115,27 +117,84 @@ async def test_a_child_that_shows_no_life_is_killed(clip: Path) -> None:
         assert reader.slots.free_count == SLOTS
 
 
-async def test_waiting_for_a_slot_is_no_stall(clip: Path) -> None:
-    async with open_reader(stall_timeout_s=1) as reader:
-        request = await long_segment(reader, clip)
-        async with reader.decoders.open_segment(request) as batches:
-            first = await batches.next()
-            assert first is not None
-            # All other slots are taken, so the child cannot fill any, for longer than the time-out.
-            taken = []
-            while (slot := reader.slots.try_lease()) is not None:
-                taken.append(slot)
-            second = await batches.next()
-            assert second is not None
-            with pytest.raises(TimeoutError):
-                await asyncio.wait_for(batches.next(), 1.5)
-            for slot in (first.slot, second.slot, *taken):
-                reader.slots.give_back(slot)
-            frames = len(first.stamps) + len(second.stamps)
-            while (batch := await batches.next()) is not None:
-                frames += len(batch.stamps)
-                reader.slots.give_back(batch.slot)
-        assert frames == len(request.stamps)
+class MovedLoop(asyncio.SelectorEventLoop):
+    """Its clock runs as usual, and leaps when told to."""
+
+    ahead_s: float = 0.0
+
+    def time(self) -> float:
+        return super().time() + self.ahead_s
+
+    async def leap(self, seconds: float) -> None:
+        """Let all that is there be read first, and whatever is due by then happen."""
+        for ahead_s in (0.0, seconds):
+            self.ahead_s += ahead_s
+            for _ in range(100):
+                await asyncio.sleep(0)
+
+
+def on_moved_loop(step: Callable[[MovedLoop], Coroutine[None, None, None]]) -> None:
+    with asyncio.Runner(loop_factory=MovedLoop) as runner:
+        loop = runner.get_loop()
+        assert isinstance(loop, MovedLoop)
+        runner.run(step(loop))
+
+
+def wait_until_stopped(pid: int) -> None:
+    while Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0] != "T":
+        os.sched_yield()
+
+
+def test_a_decoder_has_stalled_after_300_s_without_a_batch_and_not_before(clip: Path) -> None:
+    async def step(loop: MovedLoop) -> None:
+        async with open_reader(stall_timeout_s=STALL_TIMEOUT_S) as reader:
+            request = await long_segment(reader, clip)
+            is_stopped = asyncio.Event()
+
+            def stop_child() -> None:
+                (child,) = children_of(decoder_parent())
+                os.kill(child, signal.SIGSTOP)
+                wait_until_stopped(child)
+                is_stopped.set()
+
+            reading = asyncio.create_task(read_until_error(reader, request, stop_child))
+            await is_stopped.wait()
+            await loop.leap(STALL_TIMEOUT_S - 5)
+            assert not reading.done()
+            await loop.leap(6)
+            with pytest.raises(DecoderStalledError, match="300 s"):
+                await reading
+
+    on_moved_loop(step)
+
+
+def test_an_hour_of_waiting_for_triton_or_for_a_turn_is_no_stall(clip: Path) -> None:
+    async def step(loop: MovedLoop) -> None:
+        async with open_reader(stall_timeout_s=STALL_TIMEOUT_S) as reader:
+            request = await long_segment(reader, clip)
+            async with reader.decoders.open_segment(request) as batches:
+                # Nobody asks for the next batch while Triton takes its time over this one.
+                waiting = [await batches.next()]
+                await loop.leap(3600)
+                # No slot is free, and the child has none to fill.
+                taken = []
+                while (slot := reader.slots.try_lease()) is not None:
+                    taken.append(slot)
+                waiting.append(await batches.next())
+                turn = asyncio.create_task(batches.next())
+                await loop.leap(3600)
+                assert not turn.done()
+                for slot in (*taken, *(batch.slot for batch in waiting if batch)):
+                    reader.slots.give_back(slot)
+                frames = sum(len(batch.stamps) for batch in waiting if batch)
+                batch = await turn
+                while batch is not None:
+                    frames += len(batch.stamps)
+                    reader.slots.give_back(batch.slot)
+                    batch = await batches.next()
+            assert frames == len(request.stamps)
+
+    on_moved_loop(step)
 
 
 async def test_leaving_a_segment_early_gives_every_slot_back(clip: Path) -> None:
