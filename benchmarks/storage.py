@@ -1,4 +1,6 @@
-"""What storage costs: `python -m benchmarks.storage [folder]`, on SQLite in a folder of its own.
+"""What storage costs: `python -m benchmarks.storage [folder] [url]`, in a folder of its own, on SQLite or on `url`.
+
+url: of an empty PostgreSQL database, for example postgresql+psycopg://postgres@127.0.0.1/empty.
 
 Prints medians and 95th percentiles of a call's wall time, and the median CPU time of all threads, in milliseconds. The
 run is 100,000 frames of 30 candidates in segments of 64.
@@ -210,10 +212,10 @@ def sizes(folder: Path) -> Iterator[str]:
         yield f"{name:34} {stored_bytes / 1e6:9.1f} MB"
 
 
-async def main(folder: Path) -> None:
+async def main(folder: Path, database_url: str | None) -> None:
     times = Times()
     settings = StorageSettings(
-        database_url=f"sqlite:///{folder}/trireel.db", data_dir=folder, max_upload_bytes=2**40
+        database_url=database_url or f"sqlite:///{folder}/trireel.db", data_dir=folder, max_upload_bytes=2**40
     )
     with times.of("open all stores, first time"):
         async with open_stores(settings):
@@ -230,4 +232,4 @@ async def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory(dir=sys.argv[1] if len(sys.argv) > 1 else None) as own_folder:
-        asyncio.run(main(Path(own_folder)))
+        asyncio.run(main(Path(own_folder), sys.argv[2] if len(sys.argv) > 2 else None))
