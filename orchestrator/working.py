@@ -10,7 +10,7 @@ from typing import Final
 import structlog
 
 from orchestrator.core.ledger import all_failed
-from orchestrator.core.planning import earlier_entries
+from orchestrator.core.planning import earlier_entries, short_cuts
 from orchestrator.core.postponed import Postponed
 from orchestrator.core.records import Failure, LeasedSegment, Run, SegmentResult
 from orchestrator.core.sampling import SampledFrames
@@ -136,6 +136,7 @@ class Worker:
             stamps=frames.stamps(plan.first_sample, plan.last_sample),
             wanted_pts=frames.index.pts[positions] if frames.index.is_timed else positions,
             earlier_entries=earlier_entries(frames.index, plan.entry_pts),
+            short_cuts=short_cuts(frames, plan),
             is_timed=frames.index.is_timed,
             imgsz=model.card.imgsz,
             stride=model.card.stride,

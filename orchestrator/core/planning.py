@@ -12,6 +12,8 @@ from orchestrator.core.types import FrameIndex, SegmentPlan
 
 # The first segment is short, so that a watcher sees detections at once.
 FIRST_SEGMENT_FRAMES: Final = 8
+# A seek costs about as much as decoding one small frame.
+SHORTEST_CUT_FRAMES: Final = 4
 
 
 def plan_segments(frames: SampledFrames, *, segment_frames: int) -> tuple[SegmentPlan, ...]:
@@ -56,3 +58,22 @@ def earlier_entries(index: FrameIndex, entry_pts: int | None) -> tuple[int, ...]
             break
         earlier.append(int(index.pts[keys[here - step]]))
     return tuple(earlier)
+
+
+def short_cuts(frames: SampledFrames, plan: SegmentPlan) -> NDArray[np.int64]:
+    """Key frames (K,), ticks, ascending, that decoding may go to at once when the sampled frame before them is out.
+
+    Each is the last key frame that is not behind some sampled frame of the segment, and leaves frames between the
+    sampled frame before and itself unread, 4 or more.
+    """
+    index = frames.index
+    keys = np.flatnonzero(index.is_key)
+    if not index.is_timed or not len(keys):
+        return np.zeros(0, dtype=np.int64)
+    wanted = frames.positions[plan.first_sample : plan.last_sample + 1]
+    before = frames.positions[plan.first_sample - 1] if plan.first_sample else -1
+    left_behind = np.concatenate([[before], wanted[:-1]])
+    at = np.searchsorted(keys, wanted, side="right") - 1
+    targets = keys[np.maximum(at, 0)]
+    is_worth_it = (at > 0) & (targets - left_behind > SHORTEST_CUT_FRAMES)
+    return np.asarray(index.pts[targets[is_worth_it]], dtype=np.int64)

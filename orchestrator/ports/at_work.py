@@ -56,6 +56,7 @@ class SegmentRequest:
 
     wanted_pts: int64 (S,) ticks, or positions in decoding order where the index is not timed. stamps: length S.
     earlier_entries: ticks to enter at when `plan.entry_pts` loses frames, nearest first; the start comes by itself.
+    short_cuts: int64 (K,) ticks of key frames to go to without reading what lies before, see `core.planning`.
     """
 
     run_id: str
@@ -64,6 +65,7 @@ class SegmentRequest:
     stamps: Sequence[FrameStamp]
     wanted_pts: NDArray[np.int64]
     earlier_entries: Sequence[int]
+    short_cuts: NDArray[np.int64]
     is_timed: bool
     imgsz: int
     stride: int

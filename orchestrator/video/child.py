@@ -104,7 +104,10 @@ class Child:
     def _decode_segment(self, request: DecodeSegment, memory_fd: int) -> None:
         if self._region is None:
             raise ValueError("a child without slots cannot decode a segment")
-        wanted = WantedFrames(_mapped(memory_fd).view(np.int64))
+        stamps = _mapped(memory_fd).view(np.int64)
+        if not 0 < request.wanted_frames <= len(stamps):
+            raise ValueError(f"{request.wanted_frames} frames are wanted, but {len(stamps)} time stamps came")
+        wanted = WantedFrames(stamps[: request.wanted_frames], stamps[request.wanted_frames :])
         goes_on = self._stands_before(request, wanted)
         if self._source is None:
             self._source = FrameSource(

@@ -111,9 +111,10 @@ class Decoders:
                 await idle.child.end(DISMISSED)
 
     def _begin(self, child: DecoderChild, request: SegmentRequest) -> None:
-        wanted = request.wanted_pts.astype(np.int64, copy=False)
+        stamps = np.concatenate([request.wanted_pts, request.short_cuts], dtype=np.int64)
         message = DecodeSegment(
             number=request.plan.number,
+            wanted_frames=len(request.wanted_pts),
             entries=() if request.plan.entry_pts is None else (request.plan.entry_pts, *request.earlier_entries),
             is_timed=request.is_timed,
             imgsz=request.imgsz,
@@ -122,8 +123,8 @@ class Decoders:
             slot_bytes=self._slots.slot_bytes,
             max_frame_pixels=self._limits.max_frame_pixels,
         )
-        with _open_memory(wanted.nbytes) as memory_fd:
-            os.pwrite(memory_fd, wanted.tobytes(), 0)
+        with _open_memory(stamps.nbytes) as memory_fd:
+            os.pwrite(memory_fd, stamps.tobytes(), 0)
             child.send(message, [memory_fd])
 
     def _spawn(self, path: Path) -> DecoderChild:

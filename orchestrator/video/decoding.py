@@ -62,6 +62,7 @@ class FrameSource:
         self._ready: deque[VideoFrame] = deque()
         self._held: tuple[int, VideoFrame] | None = None
         self._ordinal = 0
+        self._furthest: int | None = None
         self._awaited: int | None = None
         self._converter = RgbConverter()
         self._skipper = FrameSkipper()
@@ -98,12 +99,25 @@ class FrameSource:
         self._ready.clear()
         self._held = None
         self._ordinal = 0
+        self._furthest = None
         self._awaited = entry
         self._skipper.begin()
         self.entry = entry
         self.last_key = None
         self.frame_errors = 0
         return True
+
+    def may_jump(self, entry: int) -> bool:
+        """Whether a seek to the key frame at `entry` leads ahead of all that was read, and is still worth trying."""
+        if self._open is None or self._furthest is None or self._skipper.is_given_up:
+            return False
+        return self._furthest < entry - _seek_lead(*self._open)
+
+    def jump(self, entry: int) -> bool:
+        """As `enter`, and what lies between here and there counts as left out."""
+        is_there = self.enter(entry)
+        self._skipper.has_left_out = True
+        return is_there
 
     def next(self) -> tuple[int, VideoFrame] | None:
         """The next frame with its key, None where no more can be had. Raises VideoError."""
@@ -148,7 +162,10 @@ class FrameSource:
 
     def _next_packet(self) -> Packet[VideoStream] | None:
         try:
-            return next(self._packets, None)
+            packet = next(self._packets, None)
+            if packet is not None and packet.pts is not None:
+                self._furthest = packet.pts if self._furthest is None else max(packet.pts, self._furthest)
+            return packet
         except av.InvalidDataError:
             # Nothing more can be demuxed; an empty packet fetches what the decoder still holds.
             self.frame_errors += 1

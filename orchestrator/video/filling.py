@@ -20,10 +20,14 @@ NO_POSITION: Final = -1
 
 
 class WantedFrames:
-    """The frames a segment wants, and which of them came. keys: int64 (S,), ascending."""
+    """The frames a segment wants, and which of them came. keys: int64 (S,), ascending.
 
-    def __init__(self, keys: NDArray[np.int64]) -> None:
+    short_cuts: int64 (K,) ticks, ascending, each not behind some wanted frame; kept by the position of the first such.
+    """
+
+    def __init__(self, keys: NDArray[np.int64], short_cuts: NDArray[np.int64]) -> None:
         self.keys = keys
+        self.short_cuts = dict(zip(np.searchsorted(keys, short_cuts).tolist(), short_cuts.tolist(), strict=True))
         self._came = np.zeros(len(keys), dtype=np.bool_)
         self.missing = len(keys)
         self.first, self.last = int(keys[0]), int(keys[-1])
@@ -132,7 +136,16 @@ def fill_segment(
 
 def _fill(source: FrameSource, wanted: WantedFrames, filler: SlotFiller) -> None:
     """Go through the segment from where the source stands, until all frames came or no more can come."""
-    while wanted.missing and (current := source.next()) is not None:
+    upcoming = 0
+    while wanted.missing:
+        short_cut = wanted.short_cuts.get(upcoming)
+        if short_cut is not None and source.may_jump(short_cut):
+            is_there = _jump(source, short_cut, first_wanted=int(wanted.keys[upcoming]))
+            if not is_there:
+                return
+        current = source.next()
+        if current is None:
+            return
         key, frame = current
         if key > wanted.last:
             source.hold(key, frame)
@@ -140,18 +153,34 @@ def _fill(source: FrameSource, wanted: WantedFrames, filler: SlotFiller) -> None
         position = wanted.claim(key)
         if position is not None:
             filler.add(position, source.pixels(frame))
+            upcoming = position + 1
 
 
 def _enter(source: FrameSource, entries: tuple[int, ...], first_wanted: int) -> int | None:
     """Go to the best entry that does not lose the first frame wanted, or to the start of the file."""
     for entry in entries:
-        current = source.next() if source.enter(entry) else None
-        # The decoder says of a picture that was refreshed bit by bit that it is whole, and it is not always; after
-        # a key frame nothing refers to what came before it.
-        if current is not None and current[0] <= first_wanted and current[1].key_frame:
+        if source.enter(entry) and _begins_well(source, first_wanted):
             # What went wrong between the place a seek found and the entry concerns no frame of this segment.
             source.frame_errors = 0
-            source.hold(*current)
             return entry
     source.enter(None)
     return None
+
+
+def _jump(source: FrameSource, short_cut: int, *, first_wanted: int) -> bool:
+    """Go to a key frame ahead, and leave unread what lies before it; False where that loses the frame wanted."""
+    frame_errors = source.frame_errors
+    is_there = source.jump(short_cut) and _begins_well(source, first_wanted)
+    source.frame_errors = frame_errors
+    return is_there
+
+
+def _begins_well(source: FrameSource, first_wanted: int) -> bool:
+    """Whether the first frame out is a true key frame that is not behind the first one wanted; it is held."""
+    current = source.next()
+    if current is None:
+        return False
+    source.hold(*current)
+    # The decoder says of a picture that was refreshed bit by bit that it is whole, and it is not always; after a key
+    # frame nothing refers to what came before it.
+    return current[0] <= first_wanted and current[1].key_frame

@@ -85,13 +85,15 @@ class MakeIndex:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeSegment:
-    """Comes with a memory descriptor that holds the wanted time stamps, int64, ascending.
+    """Comes with a memory descriptor that holds time stamps, int64, ascending: the wanted ones, then the short cuts.
 
-    entries: ticks to enter at, best first; the start of the file comes last by itself. is_timed: False where wanted
-    are positions in output order. slot_bytes: size of a slot. batch_frames: most frames a batch.
+    wanted_frames: number of the former. entries: ticks to enter at, best first; the start of the file comes last by
+    itself. is_timed: False where wanted are positions in output order. slot_bytes: size of a slot. batch_frames: most
+    frames a batch.
     """
 
     number: int
+    wanted_frames: int
     entries: tuple[int, ...]
     is_timed: bool
     imgsz: int

@@ -23,14 +23,14 @@ class FrameSkipper:
     """Sets `skip_frame` for each packet of one video. Packets carry the time stamps of their frames.
 
     has_left_out: whether anything may have been left out since the last entry. is_spoiled: frames that come from now
-    on may differ for it, until the next entry.
+    on may differ for it, until the next entry. is_given_up: nothing is to be left out any more.
     """
 
     def __init__(self) -> None:
         self.has_left_out = False
         self.is_spoiled = False
+        self.is_given_up = False
         self._saw_frame = False
-        self._is_given_up = False
         self._wanted: Collection[int] = ()
         self._last_wanted: int | None = None
 
@@ -46,11 +46,11 @@ class FrameSkipper:
 
     def give_up(self) -> None:
         """Leave nothing out any more."""
-        self._is_given_up = True
+        self.is_given_up = True
 
     def prepare(self, context: VideoCodecContext, packet: Packet[VideoStream]) -> None:
         """Tell the decoder what it may do with the packet that it gets next."""
-        may_skip = self._saw_frame and not self._is_given_up and self._is_unwanted(packet.pts)
+        may_skip = self._saw_frame and not self.is_given_up and self._is_unwanted(packet.pts)
         if may_skip and context.codec.canonical_name in ABSOLUTE:
             context.skip_frame = "NONREF"
             self.has_left_out = True
@@ -64,7 +64,7 @@ class FrameSkipper:
         decoder mends with what it decoded before, whether that was a reference or not.
         """
         if is_damaged or any(frame.interlaced_frame for frame in frames):
-            self._is_given_up = True
+            self.is_given_up = True
             self.is_spoiled |= self.has_left_out
         self._saw_frame |= bool(frames)
 

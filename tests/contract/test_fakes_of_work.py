@@ -24,6 +24,7 @@ def request_of(samples: list[int], *, batch_frames: int = 4) -> SegmentRequest:
         stamps=[FrameStamp(index, 40.0 * index) for index in samples],
         wanted_pts=np.array(samples, np.int64),
         earlier_entries=(),
+        short_cuts=np.zeros(0, np.int64),
         is_timed=True,
         imgsz=64,
         stride=32,

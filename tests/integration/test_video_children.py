@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +19,19 @@ import uvloop
 from orchestrator.errors import DecoderCrashedError, DecoderStalledError
 from orchestrator.ports import SegmentRequest
 from orchestrator.settings import DEFAULTS
-from tests.support.decoding import BATCH_FRAMES, LIMITS, SLOTS, Reader, decode_segment, open_reader, segment_requests
+from orchestrator.video.channel import packet_sockets
+from orchestrator.video.child import Child
+from orchestrator.video.messages import DecodeSegment, to_wire
+from tests.support.decoding import (
+    BATCH_FRAMES,
+    IMGSZ,
+    LIMITS,
+    SLOTS,
+    Reader,
+    decode_segment,
+    open_reader,
+    segment_requests,
+)
 from tests.support.needs import ROOT
 from tests.support.videos import FRAMES, VideoSpec, make_video
 
@@ -43,6 +57,14 @@ def decoder_parent() -> int:
         if b"orchestrator.video.decoder_parent" in Path(f"/proc/{pid}/cmdline").read_bytes()
     ]
     return pid
+
+
+def kill_parent() -> None:
+    """Kill the decoder parent, and let no child reach its end before the kernel's signal reaches it."""
+    parent = decoder_parent()
+    for child in children_of(parent):
+        os.kill(child, signal.SIGSTOP)
+    os.kill(parent, signal.SIGKILL)
 
 
 async def long_segment(reader: Reader, clip: Path) -> SegmentRequest:
@@ -85,7 +107,7 @@ async def test_a_killed_parent_is_started_again(clip: Path) -> None:
     async with open_reader() as reader:
         request = await long_segment(reader, clip)
         with pytest.raises(DecoderCrashedError):
-            await read_until_error(reader, request, lambda: os.kill(decoder_parent(), signal.SIGKILL))
+            await read_until_error(reader, request, kill_parent)
         assert reader.slots.free_count == SLOTS
         rows, _ = await decode_segment(reader, request)
         assert len(rows) == len(request.stamps)
@@ -241,6 +263,29 @@ async def test_segments_share_few_slots_without_a_deadlock(clip: Path) -> None:
         assert [len(rows) for rows, _ in results] == [len(request.stamps) for request in requests]
 
 
+def test_a_child_decodes_nothing_for_a_request_that_names_more_frames_than_it_brings(clip: Path) -> None:
+    request = DecodeSegment(
+        number=0,
+        wanted_frames=3,
+        entries=(),
+        is_timed=True,
+        imgsz=IMGSZ,
+        stride=32,
+        batch_frames=1,
+        slot_bytes=1,
+        max_frame_pixels=LIMITS.max_frame_pixels,
+    )
+    ours, theirs = packet_sockets()
+    with ours, theirs, clip.open("rb") as file, tempfile.TemporaryFile() as region, tempfile.TemporaryFile() as stamps:
+        region.write(bytes(1))
+        region.flush()
+        stamps.write(bytes(16))
+        stamps.flush()
+        socket.send_fds(ours, [to_wire(request)], [stamps.fileno()])
+        with pytest.raises(ValueError, match="3 frames are wanted, but 2"):
+            Child(theirs, file.fileno(), region.fileno()).serve()
+
+
 async def test_a_child_over_its_memory_dies_alone(clip: Path) -> None:
     async with open_reader(limits=replace(LIMITS, decoder_memory_bytes=0)) as reader:
         with pytest.raises(DecoderCrashedError):
@@ -253,7 +298,7 @@ def test_everything_works_on_uvloop(clip: Path) -> None:
             await reader.decoders.read_header(clip)
             request = await long_segment(reader, clip)
             with pytest.raises(DecoderCrashedError):
-                await read_until_error(reader, request, lambda: os.kill(decoder_parent(), signal.SIGKILL))
+                await read_until_error(reader, request, kill_parent)
             rows, _ = await decode_segment(reader, request)
             return len(rows)
 

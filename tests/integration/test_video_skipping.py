@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -34,7 +34,8 @@ from tests.support.videos import B_FRAMES, FRAMES, WHOLE, VideoSpec, make_video
 # One decoder parent serves all tests here: starting it takes longer than most of them.
 on_module_loop = pytest.mark.asyncio(loop_scope="module")
 
-STRIDES = (2, 3, 7)
+# The last ones are longer than the videos' groups of 12 frames.
+STRIDES = (2, 7, 12, 20, 45)
 SEGMENT_FRAMES = (4, 64)
 INTERLACED = VideoSpec(
     file_name="interlaced.mp4",
@@ -137,14 +138,37 @@ class LosingSource(FrameSource):
 
 
 @contextmanager
-def open_source(path: Path, *, is_timed: bool = True) -> Iterator[LosingSource]:
+def open_source(
+    path: Path, *, is_timed: bool = True, on_packet: Callable[[], None] = lambda: None
+) -> Iterator[LosingSource]:
     fd = os.open(path, os.O_RDONLY)
-    source = LosingSource(fd, is_timed=is_timed, max_frame_pixels=LIMITS.max_frame_pixels, still_alive=lambda: None)
+    source = LosingSource(fd, is_timed=is_timed, max_frame_pixels=LIMITS.max_frame_pixels, still_alive=on_packet)
     try:
         yield source
     finally:
         source.close()
         os.close(fd)
+
+
+def fill(source: FrameSource, wanted: Sequence[int], short_cuts: Sequence[int] = ()) -> list[int]:
+    """Decode one segment from the start of the file on; the positions of what came, in order."""
+    request = DecodeSegment(
+        number=0,
+        wanted_frames=len(wanted),
+        entries=(),
+        is_timed=True,
+        imgsz=IMGSZ,
+        stride=STRIDE,
+        batch_frames=BATCH_FRAMES,
+        slot_bytes=BATCH_FRAMES * IMGSZ * IMGSZ * 3,
+        max_frame_pixels=LIMITS.max_frame_pixels,
+    )
+    sent: list[BatchFilled] = []
+    filler = SlotFiller(request, np.zeros(request.slot_bytes, np.uint8), take_slot=lambda: 0, send=sent.append)
+    frames = WantedFrames(np.array(wanted, np.int64), np.array(short_cuts, np.int64))
+    ended = fill_segment(source, request, frames, filler, goes_on=False)
+    assert ended.frame_errors == 0
+    return [position for batch in sent for position in batch.positions]
 
 
 def presented(path: Path) -> list[int]:
@@ -197,25 +221,50 @@ def test_every_frame_is_decoded_where_packets_do_not_tell_their_times(folder: Pa
 def test_a_frame_that_is_lost_by_leaving_others_out_is_decoded_again(folder: Path) -> None:
     path = make_video(BY_NAME["h264_b_frames.mp4"], folder)
     keys = presented(path)
-    wanted = np.array(keys[::10], dtype=np.int64)
-    request = DecodeSegment(
-        number=0,
-        entries=(),
-        is_timed=True,
-        imgsz=IMGSZ,
-        stride=STRIDE,
-        batch_frames=BATCH_FRAMES,
-        slot_bytes=BATCH_FRAMES * IMGSZ * IMGSZ * 3,
-        max_frame_pixels=LIMITS.max_frame_pixels,
-    )
-    sent: list[BatchFilled] = []
-    filler = SlotFiller(request, np.zeros(request.slot_bytes, np.uint8), take_slot=lambda: 0, send=sent.append)
     with open_source(path) as source:
         source.lost = keys[50]
-        ended = fill_segment(source, request, WantedFrames(wanted), filler, goes_on=False)
-        assert not source.has_left_out
+        assert fill(source, keys[::10]) == [0, 1, 2, 3, 4, 6, 7, 8, 9, 5]
+        # From now on nothing is left out of this file.
         assert given_out(source) == keys
-    positions = [position for batch in sent for position in batch.positions]
-    assert sorted(positions) == list(range(len(wanted)))
-    assert positions[-1] == 5
-    assert ended.frame_errors == 0
+
+
+@pytest.mark.parametrize("name", ["h264_b_frames.mp4", "h264_open.mkv", "hevc.mp4", "vp9.webm", "av1.mkv"])
+def test_groups_without_a_wanted_frame_are_not_read(name: str, folder: Path) -> None:
+    path = make_video(BY_NAME[name], folder)
+    keys = presented(path)
+    packets_read = 0
+
+    def count() -> None:
+        nonlocal packets_read
+        packets_read += 1
+
+    with open_source(path, on_packet=count) as source:
+        # Groups have 12 frames: the last one wanted lies in the group that begins at 72.
+        assert fill(source, [keys[1], keys[74]], [keys[72]]) == [0, 1]
+    assert packets_read < 24
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [("h264_closed.mp4", 24), ("h264_b_frames.mkv", 24), ("h264_b_frames.ts", 36), ("mpeg2.mpg", 36)],
+)
+def test_short_cuts_lead_ahead_of_all_that_was_read(name: str, nearest: int, folder: Path) -> None:
+    """In a transport stream a seek leads to somewhat before the key frame."""
+    path = make_video(BY_NAME[name], folder)
+    keys = presented(path)
+    with open_source(path) as source:
+        source.enter(None)
+        while (current := source.next()) is not None and current[0] < keys[12]:
+            pass
+        assert next(each for each in range(0, FRAMES, 12) if source.may_jump(keys[each])) == nearest
+
+
+@pytest.mark.parametrize("name", ["h264_refresh.mp4", "h264_refresh.mkv"])
+def test_where_a_short_cut_loses_the_frame_all_is_read(name: str, folder: Path) -> None:
+    """No picture of such a file is whole but the first: a refresh makes one bit by bit."""
+    path = make_video(BY_NAME[name], folder)
+    keys = presented(path)
+    with open_source(path) as source:
+        assert fill(source, keys[::20], [keys[36]]) == [0, 1, 2, 3, 4]
+        assert source.entry is None
+        assert not source.may_jump(keys[99])

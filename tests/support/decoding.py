@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
-from orchestrator.core.planning import earlier_entries, plan_segments
+from orchestrator.core.planning import earlier_entries, plan_segments, short_cuts
 from orchestrator.core.records import SegmentReport
 from orchestrator.core.sampling import SampledFrames
 from orchestrator.core.types import FrameIndex, Letterbox, Sampling
@@ -89,6 +89,7 @@ def segment_requests(
                 stamps=frames.stamps(plan.first_sample, plan.last_sample),
                 wanted_pts=index.pts[positions] if index.is_timed else positions,
                 earlier_entries=earlier_entries(index, plan.entry_pts),
+                short_cuts=short_cuts(frames, plan),
                 is_timed=index.is_timed,
                 imgsz=imgsz,
                 stride=STRIDE,

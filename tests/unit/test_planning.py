@@ -6,7 +6,13 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.core.planning import FIRST_SEGMENT_FRAMES, earlier_entries, plan_segments
+from orchestrator.core.planning import (
+    FIRST_SEGMENT_FRAMES,
+    SHORTEST_CUT_FRAMES,
+    earlier_entries,
+    plan_segments,
+    short_cuts,
+)
 from orchestrator.core.sampling import SampledFrames
 from orchestrator.core.types import FrameIndex, Sampling
 
@@ -74,3 +80,35 @@ def test_earlier_entries_double_their_distance_and_leave_the_start_out() -> None
     assert earlier_entries(index, 19 * 40) == tuple(40 * key for key in (18, 17, 15, 11, 3))
     assert earlier_entries(index, 40) == ()
     assert earlier_entries(index, None) == ()
+
+
+@given(keys=key_flags, segment_frames=st.integers(1, 80), every_nth=st.integers(1, 60))
+def test_a_short_cut_leaves_out_no_sampled_frame_and_enough_others(
+    keys: list[bool], segment_frames: int, every_nth: int
+) -> None:
+    frames = SampledFrames.of(index_with_keys(keys), Sampling(every_nth=every_nth))
+    sampled = set(frames.positions.tolist())
+    for plan in plan_segments(frames, segment_frames=segment_frames):
+        cuts = np.searchsorted(frames.index.pts, short_cuts(frames, plan)).tolist()
+        assert cuts == sorted(set(cuts))
+        for cut in cuts:
+            assert keys[cut]
+            assert not sampled & set(range(cut - SHORTEST_CUT_FRAMES, cut))
+
+
+def test_a_short_cut_leads_to_the_last_key_frame_before_a_sampled_one() -> None:
+    frames = SampledFrames.of(index_with_keys([i % 10 == 0 for i in range(100)]), Sampling(every_nth=25))
+    (plan,) = plan_segments(frames, segment_frames=64)
+    assert short_cuts(frames, plan).tolist() == [40 * key for key in (20, 50, 70)]
+
+
+def test_the_first_segment_has_a_short_cut_to_where_sampling_starts() -> None:
+    frames = SampledFrames.of(index_with_keys([i % 10 == 0 for i in range(100)]), Sampling(start_ms=2000))
+    lead, rest = plan_segments(frames, segment_frames=64)
+    assert short_cuts(frames, lead).tolist() == [2000]
+    assert short_cuts(frames, rest).tolist() == []
+
+
+def test_a_file_without_time_stamps_has_no_short_cuts() -> None:
+    frames = SampledFrames.of(index_with_keys([True] * 50, is_timed=False), Sampling(every_nth=20))
+    assert all(len(short_cuts(frames, plan)) == 0 for plan in plan_segments(frames, segment_frames=8))

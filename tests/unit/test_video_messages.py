@@ -50,6 +50,7 @@ MESSAGES = [
     MakeIndex(ChildLimits(max_duration_s=1.0, max_frame_pixels=2, max_fps=3.0, max_frames=4)),
     DecodeSegment(
         number=1,
+        wanted_frames=2,
         entries=(5, 4),
         is_timed=True,
         imgsz=640,
