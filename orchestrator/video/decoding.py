@@ -14,7 +14,7 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.packet import Packet
-from av.sidedata.sidedata import Type
+from av.sidedata.sidedata import SideDataContainer, Type
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
@@ -28,7 +28,9 @@ from orchestrator.video.skipping import FrameSkipper
 
 def display_matrix(frame: VideoFrame) -> bytes | None:
     """The display matrix that the container or the frame itself declares."""
-    found = frame.side_data.get(Type.DISPLAYMATRIX)  # type: ignore[call-overload]  # the stub knows one key only
+    # `frame.side_data` is kept in the frame and keeps the frame, so that hundreds of frames would live until Python
+    # looks for cycles (seen with PyAV 18.1).
+    found = SideDataContainer(frame).get(Type.DISPLAYMATRIX)  # type: ignore[call-arg]  # the stub has no parameters
     return None if found is None else bytes(found)
 
 

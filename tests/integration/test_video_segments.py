@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
@@ -9,12 +10,14 @@ import av
 import numpy as np
 import pytest
 import pytest_asyncio
+from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from orchestrator.core.letterbox import letterbox_into
 from orchestrator.core.types import Sampling
 from orchestrator.ports import SegmentRequest
-from tests.support.decoding import Reader, Row, decode_segment, open_reader, segment_requests
+from orchestrator.video.decoding import FrameSource
+from tests.support.decoding import LIMITS, Reader, Row, decode_segment, open_reader, segment_requests
 from tests.support.videos import FRAMES, HEIGHT_PX, WHOLE, WIDTH_PX, VideoSpec, make_video, number_of
 
 # One decoder parent serves all tests here: starting it takes longer than most of them.
@@ -154,3 +157,22 @@ async def test_children_that_wait_are_bounded(folder: Path) -> None:
         assert reader.metrics.registry.get_sample_value("trireel_decoders_alive") == 2
         await reader.decoders.close_run("run 4")
         assert reader.metrics.registry.get_sample_value("trireel_decoders_alive") == 1
+
+
+async def test_frames_are_let_go_without_a_search_for_cycles(folder: Path) -> None:
+    path = make_video(WHOLE[0], folder)
+    gc.collect()
+    gc.disable()
+    try:
+        with path.open("rb") as file:
+            source = FrameSource(
+                file.fileno(), is_timed=True, max_frame_pixels=LIMITS.max_frame_pixels, still_alive=lambda: None
+            )
+            source.enter(None)
+            while (current := source.next()) is not None:
+                source.pixels(current[1])
+            alive = sum(isinstance(each, VideoFrame) for each in gc.get_objects())
+            source.close()
+    finally:
+        gc.enable()
+    assert alive < 10
