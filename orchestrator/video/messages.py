@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import types
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
+from functools import cache
 from typing import Any, Final, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from orchestrator.core.types import IndexReport, VideoHeader
@@ -183,11 +184,16 @@ def from_wire(packet: bytes, *kinds: type[Message]) -> Message:
 
 
 def _build(kind: type[Message], body: Mapping[str, Any]) -> Message:
-    hints = get_type_hints(kind)
-    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]  # every kind is a dataclass
-    if set(names) != set(body):
-        raise MessageError(f"{kind.__name__} has the fields {sorted(body)}, not {sorted(names)}")
-    return kind(**{name: _checked(body[name], hints[name]) for name in names})
+    hints = _hints(kind)  # type: ignore[arg-type]  # mypy takes no class for hashable
+    if hints.keys() != body.keys():
+        raise MessageError(f"{kind.__name__} has the fields {sorted(body)}, not {sorted(hints)}")
+    return kind(**{name: _checked(body[name], hint) for name, hint in hints.items()})
+
+
+@cache
+def _hints(kind: type[object]) -> Mapping[str, Any]:
+    """Types of the fields of a kind; resolving them takes longer than all the rest of reading a message."""
+    return get_type_hints(kind)
 
 
 def _checked(value: Any, hint: Any) -> Any:
