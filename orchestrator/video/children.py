@@ -197,7 +197,7 @@ class DecoderChild:
 
 
 class DecoderChildren:
-    """Starts the decoder parent when it is needed, and again when it died; spawns and kills through it."""
+    """Starts the decoder parent, and again when it died; spawns and kills through it."""
 
     def __init__(self, *, memory_bytes: int, slots: SlotPool, metrics: Metrics) -> None:
         self._memory_bytes = memory_bytes
@@ -211,6 +211,13 @@ class DecoderChildren:
     @property
     def parent_pid(self) -> int | None:
         return None if self._process is None else self._process.pid
+
+    def start(self) -> None:
+        """Start the decoder parent, which then imports its libraries by itself. Raises DecoderUnavailableError."""
+        try:
+            self._started()
+        except OSError as exc:
+            raise DecoderUnavailableError(f"the decoder parent cannot be started ({exc.strerror})") from exc
 
     def spawn(self, file_fd: int, *, with_slots: bool) -> DecoderChild:
         """Fork a child for one file, which it sees through `file_fd` only; the caller keeps and closes its own copy.
@@ -270,7 +277,7 @@ class DecoderChildren:
         if self._control is None:
             ours, theirs = packet_sockets()
             with theirs:
-                # Popen returns when the program has begun: some milliseconds, once in the life of a server.
+                # Popen returns when the program has begun, in some milliseconds; it is ready half a second later.
                 self._process = subprocess.Popen(
                     [sys.executable, "-P", "-m", "orchestrator.video.decoder_parent", str(theirs.fileno())],
                     env=_environment(),
@@ -321,6 +328,8 @@ class DecoderChildren:
 async def open_children(*, memory_bytes: int, slots: SlotPool, metrics: Metrics) -> AsyncIterator[DecoderChildren]:
     """At the end every child is dead and every slot that one held is back."""
     children = DecoderChildren(memory_bytes=memory_bytes, slots=slots, metrics=metrics)
+    # Its start-up passes beside the rest of ours, and not in the first upload.
+    children.start()
     try:
         yield children
     finally:
