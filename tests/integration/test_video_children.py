@@ -84,6 +84,11 @@ async def read_until_error(reader: Reader, request: SegmentRequest, disturb: Cal
     raise AssertionError("the segment ended as if nothing had happened")
 
 
+async def test_the_decoder_parent_starts_with_the_server() -> None:
+    async with open_reader():
+        assert decoder_parent() in children_of(os.getpid())
+
+
 async def test_a_killed_child_costs_its_segment_only(clip: Path) -> None:
     async with open_reader() as reader:
         request = await long_segment(reader, clip)

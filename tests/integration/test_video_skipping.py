@@ -117,6 +117,16 @@ async def test_sampled_frames_are_the_same_to_the_pixel(spec: VideoSpec, folder:
 
 
 @on_module_loop
+@pytest.mark.parametrize("name", ["h264_open.mp4", "hevc.ts", "mpeg2.mpg", "av1.mkv", "h264_refresh.mp4"])
+async def test_sampling_that_starts_late_gives_the_same_frames(name: str, folder: Path, reader: Reader) -> None:
+    path = make_video(BY_NAME[name], folder)
+    index, _ = await reader.decoders.make_index(path)
+    every = await digests(reader, path, index, Sampling(), segment_frames=64, imgsz=IMGSZ)
+    late = await digests(reader, path, index, Sampling(start_ms=2500), segment_frames=64, imgsz=IMGSZ)
+    assert late == {position: digest for position, digest in every.items() if index.pts_ms()[position] >= 2500}
+
+
+@on_module_loop
 @pytest.mark.needs("shared_data")
 @pytest.mark.parametrize("name", ODD_FILES)
 async def test_sampled_frames_of_odd_files_are_the_same_to_the_pixel(name: str, reader: Reader) -> None:
