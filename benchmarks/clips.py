@@ -15,6 +15,7 @@ from typing import Final
 import av
 from av.container import InputContainer
 from av.packet import Packet
+from av.video.frame import PictureType
 from av.video.stream import VideoStream
 
 FPS: Final = 25
@@ -52,6 +53,8 @@ def scale_frames(source: Path, target: Path, *, size_px: tuple[int, int], frames
         for position, frame in enumerate(islice(read.decode(video=0), frames)):
             scaled = frame.reformat(width, height, "yuv420p")
             scaled.pts, scaled.time_base = position, Fraction(1, FPS)
+            # Else the encoder would repeat the source's own choice of frames that refer to others.
+            scaled.pict_type = PictureType.NONE
             written.mux(stream.encode(scaled))
         written.mux(stream.encode())
     return target

@@ -107,12 +107,15 @@ class Bench:
     def triton_use(self) -> dict[str, object]:
         """How full Triton's batches were so far, in frames, and how busy its GPU is, where it has one."""
         answer = httpx.get(self.client.readiness().triton_metrics_url)
+        # The parser gives counters the suffix that they should have had.
         samples = [each for family in text_string_to_metric_families(answer.text) for each in family.samples]
 
         def total(name: str) -> float:
             return sum(sample.value for sample in samples if sample.name == name)
 
-        use: dict[str, object] = {"batch fill": total("nv_inference_count") / max(total("nv_inference_exec_count"), 1)}
+        use: dict[str, object] = {
+            "batch fill": total("nv_inference_count_total") / total("nv_inference_exec_count_total")
+        }
         if any(sample.name == "nv_gpu_utilization" for sample in samples):
             use["GPU use"] = total("nv_gpu_utilization")
         return use
