@@ -11,7 +11,6 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 
@@ -33,8 +32,6 @@ from orchestrator.video.messages import (
 )
 from orchestrator.video.segment_batches import OpenSegment, check_fits
 from orchestrator.video.slots import SlotPool
-
-MOST_IDLE: Final = 16
 
 
 class Decoders:
@@ -175,7 +172,7 @@ async def open_decoders(
     stall_timeout_s: float,
     slots: SlotPool,
     metrics: Metrics,
-    most_idle: int = MOST_IDLE,
+    most_idle: int,
 ) -> AsyncIterator[Decoders]:
     """Decoders whose children all end with the context. most_idle: children kept between segments, over all runs."""
     async with open_children(memory_bytes=limits.decoder_memory_bytes, slots=slots, metrics=metrics) as children:
