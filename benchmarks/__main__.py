@@ -28,7 +28,7 @@ DATA: Final = ROOT.parent / "shared" / "data"
 LATEST: Final = {device: ROOT / "benchmarks" / f"latest_{device}.json" for device in ("cpu", "gpu")}
 PAGE: Final = ROOT / "BENCHMARKS.md"
 MODEL: Final = "yolo11n"
-GUARD_PAIRS: Final = 3
+GUARD_PAIRS: Final = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
