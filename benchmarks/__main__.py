@@ -18,7 +18,7 @@ from benchmarks.gate import publish
 from benchmarks.lab import Lab, MeasurementError
 from benchmarks.machine import describe_machine
 from benchmarks.pairs import PAIRS
-from benchmarks.report import Report, committed_values, fallen, write_between_marks
+from benchmarks.report import Report, committed_rows, fallen, with_new, write_between_marks
 from benchmarks.suite import BENCHMARKS, GATE, GUARDED, Benchmark
 from benchmarks.table import Row
 
@@ -59,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--pairs", type=int, default=PAIRS, help="how often two things are compared (%(default)s)")
     parser.add_argument("--gpu", action="store_true", help="measure on this machine's GPU, with ONNX Runtime's CUDA")
     parser.add_argument("--json", type=Path, help="write the rows and the machine there")
-    parser.add_argument("--write", action="store_true", help="make this the committed table")
+    parser.add_argument("--write", action="store_true", help="make this the committed table, or its rows of --only")
     return parser
 
 
@@ -104,6 +104,11 @@ def measure(lab: Lab, options: argparse.Namespace) -> int:
     if options.json is not None:
         report.write(options.json)
     if options.write:
+        if options.only:
+            # Beside rows of an earlier run: the command of those is the whole suite's, and stays.
+            report = dataclasses.replace(
+                report, command="make bench", rows=with_new(committed_rows(LATEST[lab.device]), rows)
+            )
         report.write(LATEST[lab.device])
         write_between_marks(PAGE, f"table of a {lab.device}", report.markdown())
     return 0 if all(row.is_met for row in rows) else 1
@@ -111,7 +116,7 @@ def measure(lab: Lab, options: argparse.Namespace) -> int:
 
 def guard(lab: Lab) -> int:
     """The quick rows; one that fell is measured once more before it counts."""
-    committed = committed_values(LATEST[lab.device])
+    committed = {row.name: row.value for row in committed_rows(LATEST[lab.device])}
     quick = dataclasses.replace(lab, pairs=GUARD_PAIRS)
     regressions = []
     for name in GUARDED:

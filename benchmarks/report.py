@@ -63,10 +63,16 @@ def write_between_marks(path: Path, mark: str, text: str) -> None:
     path.write_text(head + begin + text + end + tail)
 
 
-def committed_values(path: Path) -> dict[str, float]:
-    """The values of a written report by row name."""
+def committed_rows(path: Path) -> list[Row]:
+    """The rows of a written report."""
     document: Any = json.loads(path.read_text())
-    return {row["name"]: float(row["value"]) for row in document["rows"]}
+    return [Row.from_document(row) for row in document["rows"]]
+
+
+def with_new(rows: Sequence[Row], new: Sequence[Row]) -> list[Row]:
+    """The rows, those that were measured anew in their places and unheard-of ones behind."""
+    by_name = {row.name: row for row in new}
+    return [by_name.pop(row.name, row) for row in rows] + list(by_name.values())
 
 
 def fallen(rows: Sequence[Row], committed: Mapping[str, float]) -> list[str]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+from typing import Any
 
 
 class Bound(StrEnum):
@@ -72,6 +73,19 @@ class Row:
     def document(self) -> dict[str, object]:
         """JSON's types only."""
         return {**asdict(self), "is_met": self.is_met}
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Row:
+        """The row that made a document, itself read from JSON."""
+        spread, target = document["spread"], document["target"]
+        return cls(
+            name=document["name"],
+            value=document["value"],
+            target=Target(Bound(target["bound"]), target["value"]),
+            unit=document["unit"],
+            spread=None if spread is None else (spread[0], spread[1]),
+            beside=document["beside"],
+        )
 
 
 def row_of_ratios(

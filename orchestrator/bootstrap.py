@@ -37,8 +37,8 @@ from orchestrator.videos import Videos
 USUAL_IMGSZ: Final = 640
 # Batches per decoder that may be filled, in flight or waiting to be kept.
 SLOTS_A_DECODER: Final = 4
-# Children kept open between segments, for each segment worked on. An open 1280x720 decoder takes 25 MB, entering the file
-# anew costs a few frames: 16 of them took twenty jobs from 390 to 600 MB.
+# Children kept open between segments, for each segment worked on. An open 1280x720 decoder takes 25 MB, entering a file
+# anew a few frames: 16 of them took twenty jobs from 390 to 600 MB.
 IDLE_A_DECODER: Final = 2
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.pairs import Cost, Pairs
-from benchmarks.report import Report, committed_values, fallen, write_between_marks
+from benchmarks.report import Report, committed_rows, fallen, with_new, write_between_marks
 from benchmarks.table import Row, at_least, at_most, over, row_of_ratios
 
 
@@ -53,16 +53,23 @@ def test_the_guard_fails_on_ratios_that_fell_by_more_than_15_percent_only() -> N
 def test_a_written_report_is_what_the_guard_reads(tmp_path: Path) -> None:
     page = tmp_path / "BENCHMARKS.md"
     page.write_text("# Before\n<!-- table -->\nold\n<!-- /table -->\nafter\n")
-    report = report_of(row(0.94), row(1.5, name="start_up", unit="s"))
+    ratio = row_of_ratios("e2e_vs_raw", [0.9, 0.94, 0.95], at_least(0.9), beside={"pairs": 3})
+    report = report_of(ratio, row(1.5, name="start_up", unit="s"))
     write_between_marks(page, "table", report.markdown())
     text = page.read_text()
     assert "old" not in text
     assert text.startswith("# Before\n<!-- table -->\n")
     assert text.endswith("<!-- /table -->\nafter\n")
-    assert "| `e2e_vs_raw` | 0.94 |  | at least 0.9 | pass |" in text
+    assert "| `e2e_vs_raw` | 0.94 | 0.9 to 0.95 | at least 0.9 | pass |" in text
     latest = tmp_path / "latest.json"
     report.write(latest)
-    assert committed_values(latest) == {"e2e_vs_raw": 0.94, "start_up": 1.5}
+    assert committed_rows(latest) == [*report.rows]
+
+
+def test_rows_measured_anew_take_the_places_of_the_old() -> None:
+    old, new, unheard_of = row(0.9), row(0.95), row(1, name="stride")
+    rest = row(0.5, name="cancel")
+    assert with_new([old, rest], [unheard_of, new]) == [new, rest, unheard_of]
 
 
 def test_a_page_without_its_marks_is_left_alone(tmp_path: Path) -> None:
