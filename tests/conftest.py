@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from typing import Final
 
 import pytest
 
 from tests.support.needs import LACKS, promised_needs
+
+# Properties are tried on so many examples, each time on others: a few at the desk, more in CI (HYPOTHESIS_PROFILE).
+QUICK: Final = "quick"
+QUICK_EXAMPLES: Final = 30
+THOROUGH_EXAMPLES: Final = 200
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -28,5 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
         from hypothesis import HealthCheck, settings
 
         # How long an example takes says something about the machine, nothing about our code.
-        settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-        settings.load_profile("patient")
+        patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+        settings.register_profile(QUICK, patient, max_examples=QUICK_EXAMPLES)
+        settings.register_profile("thorough", patient, max_examples=THOROUGH_EXAMPLES)
+        settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", QUICK))
