@@ -10,14 +10,15 @@ from numpy.typing import NDArray
 from orchestrator.core.sampling import SampledFrames
 from orchestrator.core.types import FrameIndex, SegmentPlan
 
-# The first segment is short, so that a watcher sees detections at once.
-FIRST_SEGMENT_FRAMES: Final = 8
+# The first segment is one batch on a CPU, so that a watcher sees detections at once: of two, the second would queue
+# behind a batch of the next segment, which is worked on beside it.
+FIRST_SEGMENT_FRAMES: Final = 4
 # A seek costs about as much as decoding one small frame.
 SHORTEST_CUT_FRAMES: Final = 4
 
 
 def plan_segments(frames: SampledFrames, *, segment_frames: int) -> tuple[SegmentPlan, ...]:
-    """Cut the sampled frames into segments of `segment_frames`, the first one at most 8 long."""
+    """Cut the sampled frames into segments of `segment_frames`, the first one short."""
     total = len(frames)
     if total == 0:
         return ()

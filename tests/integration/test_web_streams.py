@@ -15,6 +15,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from orchestrator.client.event_stream import EventStreamParser, ServerSentEvent
+from orchestrator.core.planning import FIRST_SEGMENT_FRAMES
 from orchestrator.web.job_socket import MAX_CLIENT_MESSAGES
 from tests.support.api import problem_in, submitted
 from tests.support.http_server import Running, running
@@ -189,9 +190,10 @@ async def test_followed_detections_go_on_until_the_job_has_ended() -> None:
         async with http.stream("GET", f"/v1/jobs/{job_id}/detections?format=ndjson&follow=1") as answer:
             lines = answer.aiter_lines()
             assert json.loads(await anext(lines))["is_complete"] is False
-            assert [json.loads(await anext(lines))["frame_index"] for _ in range(8)] == [*range(8)]
+            early = range(FIRST_SEGMENT_FRAMES)
+            assert [json.loads(await anext(lines))["frame_index"] for _ in early] == [*early]
             await process.work_until_idle()
-            assert [json.loads(line)["frame_index"] async for line in lines] == [*range(8, 100)]
+            assert [json.loads(line)["frame_index"] async for line in lines] == [*range(FIRST_SEGMENT_FRAMES, 100)]
         assert process.streams.now == 0
 
 

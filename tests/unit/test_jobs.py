@@ -6,6 +6,7 @@ from collections import deque
 
 import pytest
 
+from orchestrator.core.planning import FIRST_SEGMENT_FRAMES
 from orchestrator.core.states import IndexState, JobState
 from orchestrator.core.types import Sampling
 from orchestrator.errors import (
@@ -250,7 +251,7 @@ async def test_a_cancelled_job_stops_and_a_later_one_goes_on_where_it_stopped() 
     await process.jobs.cancel(first.id)
     await process.work_until_idle()
     inferred_before = len(process.model.frames_inferred)
-    assert inferred_before == 8
+    assert inferred_before == FIRST_SEGMENT_FRAMES
     second = (await process.submit(video_id)).job
     await process.work_until_idle()
     assert (await process.jobs.snapshot(second.id)).run.ledger.inferred == 100
@@ -288,7 +289,7 @@ async def test_a_job_over_its_own_time_limit_fails_and_keeps_what_is_committed()
     ended = await process.jobs.snapshot(job.id)
     assert ended.job.failure is not None
     assert ended.job.failure.code == "job_timeout"
-    assert ended.run.ledger.inferred == 8
+    assert ended.run.ledger.inferred == FIRST_SEGMENT_FRAMES
     assert job.run_id in process.reader.runs_closed
 
 

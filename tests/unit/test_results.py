@@ -5,6 +5,7 @@ import asyncio
 import numpy as np
 import pytest
 
+from orchestrator.core.planning import FIRST_SEGMENT_FRAMES
 from orchestrator.core.types import Candidates, Sampling
 from orchestrator.errors import (
     ClassUnknownError,
@@ -49,11 +50,11 @@ async def test_a_view_asked_while_running_is_a_prefix_of_the_finished_one() -> N
         await process.worker.work_once()
     header, _ = await process.results.open(job_id, ViewRequest())
     running = await blocks_of(process, job_id, ViewRequest())
-    assert (header.complete_through_frame, header.is_complete) == (47, False)
+    assert (header.complete_through_frame, header.is_complete) == (FIRST_SEGMENT_FRAMES + 39, False)
     await process.work_until_idle()
     whole = Candidates.concatenate([block.detections for block in await blocks_of(process, job_id, ViewRequest())])
     early = Candidates.concatenate([block.detections for block in running])
-    assert frames_of(running) == list(range(48))
+    assert frames_of(running) == list(range(FIRST_SEGMENT_FRAMES + 40))
     assert np.array_equal(early.boxes_xyxy, whole.boxes_xyxy[: len(early)])
 
 
@@ -170,7 +171,7 @@ async def test_a_view_that_follows_breaks_off_when_the_server_stops() -> None:
     await process.plan()
     await process.worker.work_once()
     _, blocks = await process.results.open(job_id, ViewRequest(), follow=True)
-    assert frames_of([await anext(blocks)]) == list(range(8))
+    assert frames_of([await anext(blocks)]) == list(range(FIRST_SEGMENT_FRAMES))
     process.following.stop()
     async with asyncio.timeout(5):
         with pytest.raises(ServerStoppingError):

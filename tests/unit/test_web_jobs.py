@@ -95,7 +95,7 @@ async def test_percent_is_exactly_100_at_the_end_and_never_before() -> None:
     async with api_over(process) as client:
         job_id = await submitted(client)
         await process.plan()
-        for percent in (25.0, 87.5):
+        for percent in (12.5, 75.0):
             await process.worker.work_once()
             assert (await client.get(f"/v1/jobs/{job_id}")).json()["progress"]["percent"] == percent
         await process.work_until_idle()
