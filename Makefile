@@ -63,6 +63,10 @@ else
 	.venv/bin/python -m pytest -q $(WHOLE_TESTS)
 endif
 
+.PHONY: test-unit
+test-unit: $(SERVE) $(DEV) ## the unit tests alone, in ten seconds
+	.venv/bin/python -m pytest -q -n auto tests/unit
+
 .PHONY: test-export
 test-export: $(TRITON) $(EXPORT) ## the tests of the export; installs PyTorch
 	.venv-export/bin/python -m pytest -q tests/export
