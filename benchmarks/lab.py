@@ -53,6 +53,10 @@ class Lab:
         """What decides a throughput row: CPU-seconds, which neighbours hardly change, or a GPU's wall time."""
         return pairs.cpu_ratios() if self.device == "cpu" else pairs.wall_ratios()
 
+    def new_data_dir(self) -> Path:
+        """For one stack; it does not exist yet."""
+        return self.scratch / f"data{next(self._numbers)}"
+
     def clip(self, frames: int) -> Path:
         """The first frames of the real video, unlike any clip made before."""
         number = next(self._numbers)
@@ -123,14 +127,19 @@ class Bench:
 
 @contextmanager
 def open_bench(lab: Lab, **settings: str) -> Iterator[Bench]:
-    """A stack with data of its own, ready and with its first job behind it. settings: names without TRIREEL_."""
-    data_dir = lab.scratch / f"data{time.monotonic_ns()}"
+    """As `open_stack`, with data of its own and its first job behind it."""
+    with open_stack(lab, lab.new_data_dir(), **settings) as bench:
+        bench.job_cost(lab.clip(16))
+        yield bench
+
+
+@contextmanager
+def open_stack(lab: Lab, data_dir: Path, **settings: str) -> Iterator[Bench]:
+    """A stack that is ready. settings: names without TRIREEL_."""
     environment = {
         "TRIREEL_MODEL_REPOSITORY": str(lab.repository),
         "TRIREEL_DEVICE": lab.device,
         **{f"TRIREEL_{name}": value for name, value in settings.items()},
     }
     with embedded_stack(data_dir, environment) as stack, Client(stack.url) as client:
-        bench = Bench(stack, client, lab.model)
-        bench.job_cost(lab.clip(16))
-        yield bench
+        yield Bench(stack, client, lab.model)

@@ -1,4 +1,4 @@
-"""What a tree of processes has used: CPU time and memory, read from the kernel."""
+"""The CPU time that a tree of processes has used."""
 
 from __future__ import annotations
 
@@ -21,15 +21,4 @@ def cpu_s(pid: int) -> float:
             # Reaped a moment ago: its parent, looked at before, did not have its time yet. Some milliseconds.
             continue
         total += times.user + times.system + times.children_user + times.children_system
-    return total
-
-
-def pss_bytes(processes: list[psutil.Process]) -> int:
-    """Memory of the processes, with shared pages divided among their owners; those that have ended count nothing."""
-    total = 0
-    for process in processes:
-        try:
-            total += process.memory_full_info().pss
-        except psutil.NoSuchProcess:
-            continue
     return total

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
 from typing import Final
 
 import tritonclient.grpc as triton_grpc
 
-from benchmarks.lab import Bench, Lab, MeasurementError, open_bench
-from benchmarks.table import Row, Target, at_most
-from orchestrator.cli.embedded_stack import embedded_stack
-from orchestrator.client import Client, JobAnswer, SegmentBody, SubmitJob
+from benchmarks.lab import Bench, Lab, MeasurementError, open_bench, open_stack
+from benchmarks.table import Row, at_most, row_of_medians
+from orchestrator.client import JobAnswer, SegmentBody, SubmitJob
 
 CLIP_FRAMES: Final = 100
 # Long enough that a job is still at work when it is cancelled after its second segment.
@@ -26,7 +24,7 @@ def first_detection(lab: Lab) -> list[Row]:
     """From the call that submits to the first segment event at the client, on an idle stack and a clip it never saw."""
     with open_bench(lab) as bench:
         waits_s = [first_segment_s(lab, bench) for _ in range(lab.pairs)]
-    return [row_of_seconds("first_detection", waits_s, at_most(0.7))]
+    return [row_of_medians("first_detection", waits_s, at_most(0.7), unit="s")]
 
 
 def first_segment_s(lab: Lab, bench: Bench) -> float:
@@ -50,7 +48,7 @@ def cancel(lab: Lab) -> list[Row]:
     """
     with open_bench(lab) as bench, statistics_client(bench) as triton:
         delays_s = [cancel_delay_s(lab, bench, triton) for _ in range(lab.pairs)]
-    return [row_of_seconds("cancel", delays_s, at_most(0.5))]
+    return [row_of_medians("cancel", delays_s, at_most(0.5), unit="s")]
 
 
 def statistics_client(bench: Bench) -> triton_grpc.InferenceServerClient:
@@ -98,23 +96,8 @@ def start_up(lab: Lab) -> list[Row]:
     waits_s, first_s = [], []
     for _ in range(STARTS):
         began_s = time.perf_counter()
-        data_dir = lab.scratch / f"data{time.monotonic_ns()}"
-        with (
-            embedded_stack(data_dir, {"TRIREEL_MODEL_REPOSITORY": str(lab.repository)}) as stack,
-            Client(stack.url) as client,
-        ):
+        with open_stack(lab, lab.new_data_dir()) as bench:
             waits_s.append(time.perf_counter() - began_s)
-            first_s.append(first_segment_s(lab, Bench(stack, client, lab.model)))
-    return [row_of_seconds("start_up", waits_s, at_most(10), first_detection_s=statistics.median(first_s))]
-
-
-def row_of_seconds(name: str, seconds: Sequence[float], target: Target, **beside: float) -> Row:
-    """seconds: one of each repetition, at least one."""
-    return Row(
-        name=name,
-        value=statistics.median(seconds),
-        target=target,
-        unit="s",
-        spread=(min(seconds), max(seconds)),
-        beside={"repetitions": len(seconds), **{key.replace("_", " "): value for key, value in beside.items()}},
-    )
+            first_s.append(first_segment_s(lab, bench))
+    beside: dict[str, object] = {"first detection s": statistics.median(first_s)}
+    return [row_of_medians("start_up", waits_s, at_most(10), unit="s", beside=beside)]

@@ -21,41 +21,26 @@ from typing import Final
 
 import numpy as np
 
-from orchestrator.core.contract import ModelCard
-from orchestrator.core.records import Job, SegmentReport, SegmentResult, Video
-from orchestrator.core.types import (
-    Candidates,
-    FrameStamp,
-    IndexReport,
-    JobSpec,
-    ModelVersion,
-    RunSpec,
-    Sampling,
-    SegmentPlan,
-    StageSeconds,
-    VideoHeader,
+from benchmarks.long_run import (
+    CARD,
+    FRAMES,
+    HEADER,
+    PAGE_DISTANCE,
+    PAGE_FRAMES,
+    PER_FRAME,
+    REPORT,
+    plans_of,
+    result_of,
 )
+from orchestrator.core.records import Job, Video
+from orchestrator.core.types import Candidates, JobSpec, ModelVersion, RunSpec, Sampling
 from orchestrator.settings import StorageSettings
 from orchestrator.storage.stores import Stores, open_stores
 
-FRAMES: Final = 100_000
 SEGMENT_FRAMES: Final = 64
-PER_FRAME: Final = 30
-PAGE_FRAMES: Final = 1000
 POLLS: Final = 300
 LEASE: Final = timedelta(seconds=60)
 NOW: Final = datetime(2026, 1, 1, tzinfo=UTC)
-CARD: Final = ModelCard(
-    class_names=("car",),
-    stride=32,
-    imgsz=640,
-    floor=0.05,
-    iou=0.7,
-    precision="float32",
-    digest="d" * 64,
-    weights_sha256="e" * 64,
-    certificate="passed",
-)
 
 
 @dataclass(slots=True)
@@ -78,20 +63,6 @@ class Times:
             median_ms, late_ms = 1000 * np.percentile(wall_s, [50, 95])
             cpu_ms = 1000 * float(np.median(self.cpu_s[what]))
             yield f"{what:34} {median_ms:9.2f} {late_ms:9.2f} {cpu_ms:9.2f} {len(wall_s):6}"
-
-
-def drifting_boxes(frames: range, rng: np.random.Generator) -> Candidates:
-    """`PER_FRAME` boxes in each frame that move by a pixel or two, with the noise of real answers."""
-    shape = (len(frames), PER_FRAME)
-    corners = np.linspace(0, 700, PER_FRAME * 4).reshape(PER_FRAME, 4)
-    index = np.repeat(np.array(frames, np.int32), PER_FRAME)
-    return Candidates(
-        frame_index=index,
-        pts_ms=40.0 * index.astype(np.float64),
-        class_ids=rng.integers(0, 80, len(index)).astype(np.int16),
-        confidence=-np.sort(-rng.uniform(0.05, 0.95, shape), axis=1).astype(np.float32).ravel(),
-        boxes_xyxy=(corners + rng.normal(0, 1.5, (*shape, 4))).astype(np.float32).reshape(-1, 4),
-    )
 
 
 async def poll(stores: Stores, times: Times) -> None:
@@ -119,20 +90,9 @@ async def look(stores: Stores, times: Times, job: Job) -> None:
 
 
 async def submit(stores: Stores, times: Times) -> Job:
-    header = VideoHeader(
-        container="mp4",
-        codec="h264",
-        width_px=768,
-        height_px=432,
-        rotation_deg=0,
-        is_mirrored=False,
-        duration_s_hint=None,
-        fps_hint=None,
-    )
-    video = Video(id="vid_1", owner="", sha256="a" * 64, size_bytes=1, file_name="a.mp4", header=header, created_at=NOW)
+    video = Video(id="vid_1", owner="", sha256="a" * 64, size_bytes=1, file_name="a.mp4", header=HEADER, created_at=NOW)
     await stores.videos.add(video)
-    report = IndexReport(frame_count=FRAMES, duration_s=4000.0, fps=25.0, is_vfr=False)
-    await stores.videos.set_indexed(video.id, report)
+    await stores.videos.set_indexed(video.id, REPORT)
     await poll(stores, times)
     for every_nth in range(2, 52):
         spec = JobSpec(run=RunSpec("a" * 64, ModelVersion("cars", 1, CARD.digest), Sampling(every_nth=every_nth)))
@@ -159,13 +119,7 @@ async def work(stores: Stores, times: Times, job: Job) -> None:
             await stores.runs.is_wanted(leased.run.id)
         with times.of("renew a lease"):
             await stores.runs.renew(leased.lease, until=NOW + LEASE)
-        frames = range(leased.plan.first_sample, leased.plan.last_sample + 1)
-        result = SegmentResult(
-            candidates=drifting_boxes(frames, rng),
-            stamps=tuple(FrameStamp(frame, 40.0 * frame) for frame in frames),
-            report=SegmentReport(),
-            seconds=StageSeconds(),
-        )
+        result = result_of(leased.plan, rng)
         with times.of(f"commit a part of {SEGMENT_FRAMES} x {PER_FRAME}"):
             await stores.parts.commit(leased.lease, result, now=NOW)
         with times.of("events after the last one told"):
@@ -182,17 +136,14 @@ async def read_pages(pages: AsyncIterator[AsyncIterator[Candidates]], times: Tim
 
 async def measure(stores: Stores, times: Times) -> None:
     job = await submit(stores, times)
-    plans = [
-        SegmentPlan(number, start, min(start + SEGMENT_FRAMES, FRAMES) - 1, None)
-        for number, start in enumerate(range(0, FRAMES, SEGMENT_FRAMES))
-    ]
+    plans = plans_of(SEGMENT_FRAMES)
     with times.of(f"open a run of {len(plans)} segments"):
         await stores.runs.open(job.run_id, plans=plans, skipped=0, warnings=(), notes=())
     await look(stores, times, job)
     await work(stores, times, job)
 
     async def pages(store: object) -> AsyncIterator[AsyncIterator[Candidates]]:
-        for first in range(500, FRAMES - PAGE_FRAMES, 4777):
+        for first in range(PAGE_FRAMES // 2, FRAMES - PAGE_FRAMES, PAGE_DISTANCE):
             yield store.read(job.run_id, first_frame=first, last_frame=first + PAGE_FRAMES - 1)  # type: ignore[attr-defined]
 
     await read_pages(pages(stores.parts), times, f"page of {PAGE_FRAMES} frames, parts")

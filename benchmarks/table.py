@@ -88,15 +88,16 @@ class Row:
         )
 
 
-def row_of_ratios(
-    name: str, ratios: Sequence[float], target: Target, *, beside: dict[str, object] | None = None
+def row_of_medians(
+    name: str, values: Sequence[float], target: Target, *, unit: str = "", beside: dict[str, object] | None = None
 ) -> Row:
-    """ratios: one of each pair, at least one."""
+    """values: one of each repetition, at least one."""
     return Row(
         name=name,
-        value=statistics.median(ratios),
+        value=statistics.median(values),
         target=target,
-        spread=(min(ratios), max(ratios)),
+        unit=unit,
+        spread=(min(values), max(values)),
         beside=beside or {},
     )
 

@@ -17,7 +17,7 @@ from benchmarks.lab import Lab, open_bench
 from benchmarks.machine import usable_cores
 from benchmarks.pairs import Cost, measure_pairs
 from benchmarks.references import Reference, open_reference
-from benchmarks.table import Row, at_least, at_most, row_of_ratios
+from benchmarks.table import Row, at_least, at_most, row_of_medians
 from orchestrator.core.letterbox import fit_letterbox, letterbox_into
 from orchestrator.settings import Transport
 from orchestrator.video.colour import RgbConverter
@@ -38,8 +38,8 @@ def e2e_vs_raw(lab: Lab) -> list[Row]:
         use = bench.triton_use()
     overlaps = [ours.wall_s * usable_cores() / ours.cpu_s for _, ours in pairs.costs]
     return [
-        row_of_ratios("e2e_vs_raw", lab.ratios(pairs), at_least(0.90), beside=pairs.beside() | use),
-        row_of_ratios("overlap", overlaps, at_most(1.10)),
+        row_of_medians("e2e_vs_raw", lab.ratios(pairs), at_least(0.90), beside=pairs.beside() | use),
+        row_of_medians("overlap", overlaps, at_most(1.10)),
     ]
 
 
@@ -50,7 +50,9 @@ def triton_tax(lab: Lab) -> list[Row]:
     for transport, least in transports:
         with open_closed_loop(lab, np.load(frames_of(lab)), transport) as loop, open_onnx_alone(lab) as alone:
             pairs = measure_pairs(lambda: alone.cost(CLIP_FRAMES), lambda: loop.cost(CLIP_FRAMES), pairs=lab.pairs)
-        rows.append(row_of_ratios(f"triton_tax.{transport}", lab.ratios(pairs), at_least(least), beside=pairs.beside()))
+        rows.append(
+            row_of_medians(f"triton_tax.{transport}", lab.ratios(pairs), at_least(least), beside=pairs.beside())
+        )
     return rows
 
 
@@ -61,7 +63,7 @@ def vs_ultralytics(lab: Lab) -> list[Row]:
         pairs = measure_pairs(
             lambda: ultralytics.cost(CLIP_FRAMES), lambda: bench.job_cost(lab.clip(CLIP_FRAMES)), pairs=lab.pairs
         )
-    return [row_of_ratios("vs_ultralytics", lab.ratios(pairs), at_least(0.97), beside=pairs.beside())]
+    return [row_of_medians("vs_ultralytics", lab.ratios(pairs), at_least(0.97), beside=pairs.beside())]
 
 
 def stride(lab: Lab) -> list[Row]:
@@ -72,7 +74,7 @@ def stride(lab: Lab) -> list[Row]:
             lambda: _per_source_frame(bench.job_cost(lab.clip(5 * CLIP_FRAMES), every_nth=5), every_nth=5),
             pairs=lab.pairs,
         )
-    return [row_of_ratios("stride", lab.ratios(pairs), at_least(4.5), beside=pairs.beside())]
+    return [row_of_medians("stride", lab.ratios(pairs), at_least(4.5), beside=pairs.beside())]
 
 
 def _per_source_frame(cost: Cost, *, every_nth: int) -> Cost:
@@ -88,7 +90,7 @@ def limit_ratio(lab: Lab) -> list[Row]:
             lambda: bench.job_cost(lab.hd_clip(LIMIT_EVERY_NTH * CLIP_FRAMES), every_nth=LIMIT_EVERY_NTH),
             pairs=lab.pairs,
         )
-    return [row_of_ratios("limit_ratio", lab.ratios(pairs), at_least(0.92), beside=pairs.beside())]
+    return [row_of_medians("limit_ratio", lab.ratios(pairs), at_least(0.92), beside=pairs.beside())]
 
 
 def _sum_of_parts(clip: Path, loop: ClosedLoop) -> Cost:

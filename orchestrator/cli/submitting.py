@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from orchestrator.cli.options import JobOptions, job_options, json_option, url_option
 from orchestrator.cli.video_source import check_video, choose_model, is_video_id, send_video
+
+if TYPE_CHECKING:
+    from orchestrator.client import JobAnswer
 
 
 @click.command()
@@ -68,15 +73,10 @@ def watch(ctx: click.Context, job_id: str, url: str, as_json: bool) -> None:
 @json_option
 def cancel(job_id: str, url: str, as_json: bool) -> None:
     """Cancel JOB; one that is over stays as it is."""
-    from orchestrator.cli.output import echo_json
     from orchestrator.client import Client
 
     with Client(url) as client:
-        job = client.cancel(job_id)
-    if as_json:
-        echo_json(job)
-    else:
-        click.echo(f"job {job.id} {job.state}")
+        echo_state(client.cancel(job_id), as_json=as_json)
 
 
 @click.command()
@@ -85,11 +85,16 @@ def cancel(job_id: str, url: str, as_json: bool) -> None:
 @json_option
 def retry(job_id: str, url: str, as_json: bool) -> None:
     """Queue JOB again, which failed or was cancelled; it goes on where it stopped."""
-    from orchestrator.cli.output import echo_json
     from orchestrator.client import Client
 
     with Client(url) as client:
-        job = client.retry(job_id)
+        echo_state(client.retry(job_id), as_json=as_json)
+
+
+def echo_state(job: JobAnswer, *, as_json: bool) -> None:
+    """What became of a job."""
+    from orchestrator.cli.output import echo_json
+
     if as_json:
         echo_json(job)
     else:

@@ -7,10 +7,26 @@ from datetime import datetime
 
 from orchestrator.core.records import EventKind, Failure, Job, JsonValue, Run, SegmentResult
 from orchestrator.core.states import NEXT_JOB_STATES, NEXT_RUN_STATES, JobState, RunState, moved
-from orchestrator.core.types import SegmentPlan
+from orchestrator.core.types import JobSpec, SegmentPlan
 from orchestrator.errors import TransitionError
 
 EventDraft = tuple[EventKind, dict[str, JsonValue]]
+
+
+def queued_job(spec: JobSpec, *, job_id: str, owner: str, run_id: str, video_id: str, now: datetime) -> Job:
+    """The job that a submit makes."""
+    return Job(
+        id=job_id,
+        owner=owner,
+        run_id=run_id,
+        video_id=video_id,
+        state=JobState.QUEUED,
+        view=spec.view,
+        priority=spec.priority,
+        timeout_s=spec.timeout_s,
+        tags=spec.tags,
+        created_at=now,
+    )
 
 
 def moved_job(job: Job, state: JobState, *, now: datetime, failure: Failure | None = None) -> Job:

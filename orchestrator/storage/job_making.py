@@ -8,7 +8,7 @@ from typing import Final
 from sqlalchemy import Connection, bindparam, delete, insert, select
 
 from orchestrator.core.contract import ModelCard
-from orchestrator.core.job_moves import events_of, reopened_run
+from orchestrator.core.job_moves import events_of, queued_job, reopened_run
 from orchestrator.core.records import IdempotencyKey, Job, Run
 from orchestrator.core.states import JobState, RunState
 from orchestrator.core.types import JobSpec, RunSpec
@@ -41,18 +41,7 @@ def insert_job(
     if not is_any(connection, VIDEO_ID, {"video_id": video_id}):
         raise VideoNotFoundError(f"there is no video {video_id:.80}; GET /v1/videos lists those there are")
     run = find_or_make_run(connection, spec.run, card=card, video_id=video_id, now=now)
-    job = Job(
-        id=new_id("job"),
-        owner=owner,
-        run_id=run.id,
-        video_id=video_id,
-        state=JobState.QUEUED,
-        view=spec.view,
-        priority=spec.priority,
-        timeout_s=spec.timeout_s,
-        tags=spec.tags,
-        created_at=now,
-    )
+    job = queued_job(spec, job_id=new_id("job"), owner=owner, run_id=run.id, video_id=video_id, now=now)
     connection.execute(INSERT_JOB, job_row(job))
     tell(connection, events_of(job, run), job_id=job.id, now=now)
     if run.state is RunState.SUCCEEDED:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from orchestrator.core.contract import ModelCard
 from orchestrator.core.fair_queue import joining
-from orchestrator.core.job_moves import check_retriable, events_of, reopened_run
+from orchestrator.core.job_moves import check_retriable, events_of, queued_job, reopened_run
 from orchestrator.core.records import KEY_KEPT_FOR, Event, EventKind, Failure, IdempotencyKey, Job, Run, Video
 from orchestrator.core.states import IndexState, JobState, RunState, SegmentState
 from orchestrator.core.types import IndexReport, JobSpec, RunSpec
@@ -64,18 +64,7 @@ class MemoryJobStore:
     ) -> tuple[Job, Run]:
         self.world.video(video_id)
         run = self._find_or_make_run(spec.run, card=card, video_id=video_id, now=now)
-        job = Job(
-            id=self.world.new_id("job"),
-            owner=owner,
-            run_id=run.id,
-            video_id=video_id,
-            state=JobState.QUEUED,
-            view=spec.view,
-            priority=spec.priority,
-            timeout_s=spec.timeout_s,
-            tags=spec.tags,
-            created_at=now,
-        )
+        job = queued_job(spec, job_id=self.world.new_id("job"), owner=owner, run_id=run.id, video_id=video_id, now=now)
         self.world.jobs[job.id] = job
         self.world.tell(events_of(job, run), job_id=job.id, now=now)
         if run.state is RunState.SUCCEEDED:

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.pairs import Cost, Pairs
 from benchmarks.report import Report, committed_rows, fallen, with_new, write_between_marks
-from benchmarks.table import Row, at_least, at_most, over, row_of_ratios
+from benchmarks.table import Row, at_least, at_most, over, row_of_medians
 
 
 def row(value: float, *, name: str = "e2e_vs_raw", unit: str = "") -> Row:
@@ -31,7 +31,7 @@ def test_a_target_is_met_or_missed(target: object, met: float, missed: float) ->
 
 
 def test_a_line_names_the_row_its_value_its_target_and_the_verdict() -> None:
-    line = row_of_ratios("triton_tax.shm", [0.9, 0.99, 0.97], at_least(0.96), beside={"wall ratio": 0.5}).line()
+    line = row_of_medians("triton_tax.shm", [0.9, 0.99, 0.97], at_least(0.96), beside={"wall ratio": 0.5}).line()
     assert line.split()[:7] == ["triton_tax.shm", "0.97", "at", "least", "0.96", "pass", "0.9..0.99,"]
     assert line.endswith("wall ratio 0.5")
     assert " FAIL " in row(0.5).line() + " "
@@ -53,7 +53,7 @@ def test_the_guard_fails_on_ratios_that_fell_by_more_than_15_percent_only() -> N
 def test_a_written_report_is_what_the_guard_reads(tmp_path: Path) -> None:
     page = tmp_path / "BENCHMARKS.md"
     page.write_text("# Before\n<!-- table -->\nold\n<!-- /table -->\nafter\n")
-    ratio = row_of_ratios("e2e_vs_raw", [0.9, 0.94, 0.95], at_least(0.9), beside={"pairs": 3})
+    ratio = row_of_medians("e2e_vs_raw", [0.9, 0.94, 0.95], at_least(0.9), beside={"pairs": 3})
     report = report_of(ratio, row(1.5, name="start_up", unit="s"))
     write_between_marks(page, "table", report.markdown())
     text = page.read_text()

@@ -57,11 +57,18 @@ async def test_a_body_that_is_no_json_is_malformed(process: WebProcess) -> None:
             assert problem_in(answer, status=400)["code"] == "request_malformed"
 
 
+def fields_in(problem: dict[str, object]) -> list[str]:
+    """The fields that a problem complains of."""
+    errors = problem["errors"]
+    assert isinstance(errors, list)
+    return [entry["field"] for entry in errors]
+
+
 async def test_every_wrong_parameter_is_named(process: WebProcess) -> None:
     async with api_over(process) as client:
         problem = problem_in(await client.get("/v1/jobs?limit=0"), status=422)
         assert problem["code"] == "request_invalid"
-        assert [entry["field"] for entry in problem["errors"]] == ["limit"]  # type: ignore[attr-defined]
+        assert fields_in(problem) == ["limit"]
         for query in ("limit=101", "limit=many", "state=asleep"):
             assert problem_in(await client.get(f"/v1/jobs?{query}"), status=422)["code"] == "request_invalid"
         assert problem_in(await client.get("/v1/jobs?cursor=forged"), status=422)["code"] == "cursor_invalid"
@@ -75,7 +82,7 @@ async def test_a_parameter_that_a_call_does_not_have_is_refused_by_name(process:
     async with api_over(process) as client:
         problem = problem_in(await client.get(path), status=422)
     assert problem["code"] == "request_invalid"
-    assert [entry["field"] for entry in problem["errors"]] == ["limt"]  # type: ignore[attr-defined]
+    assert fields_in(problem) == ["limt"]
     assert "takes" in str(problem["detail"])
 
 
