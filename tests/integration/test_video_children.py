@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import uvloop
 
+from orchestrator.core.planning import FIRST_SEGMENT_FRAMES
 from orchestrator.errors import DecoderCrashedError, DecoderStalledError
 from orchestrator.ports import SegmentRequest
 from orchestrator.settings import DEFAULTS
@@ -309,7 +310,7 @@ def test_everything_works_on_uvloop(clip: Path) -> None:
             return len(rows)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        assert runner.run(read()) == FRAMES - 8
+        assert runner.run(read()) == FRAMES - FIRST_SEGMENT_FRAMES
 
 
 def test_nothing_outlives_an_orchestrator_that_is_killed(clip: Path) -> None:
