@@ -24,8 +24,8 @@ HASHED = $(PIP_INSTALL) --require-hashes
 SERVE_LIBRARIES := .venv/.libraries
 SERVE := .venv/.complete
 DEV := .venv/.complete-dev
-# GPU=1: the embedded Triton's ONNX Runtime comes with CUDA, and the benchmarks measure there.
-GPU ?=
+# GPU=1: the embedded Triton's ONNX Runtime comes with CUDA, and the benchmarks measure there. It stays so until GPU= .
+GPU ?= $(if $(wildcard .venv-triton/.complete-gpu),1)
 TRITON_PINS := requirements/triton$(if $(GPU),-gpu).txt
 TRITON := .venv-triton/.complete$(if $(GPU),-gpu)
 EXPORT := .venv-export/.complete
@@ -35,7 +35,7 @@ help: ## list the commands
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
-setup: $(SERVE) $(TRITON) ## make the environments that demo and serve need
+setup: $(SERVE) $(TRITON) ## make the environments that demo and serve need: [GPU=1], GPU= for the CPU again
 
 .PHONY: demo
 demo: $(SERVE) $(TRITON) ## run a model over a video and print what it found: [VIDEO=clip.mp4] [MODEL=name]
