@@ -63,7 +63,13 @@ EMBEDDED: Final = Target(
     max_batch=8,
     # The Python stub is a process on the CPU; `execution_provider` decides where its session runs.
     instance_kind="KIND_CPU",
-    parameters={"runs_side_by_side": "0", "intra_op_threads": "0", "execution_provider": "auto"},
+    # inter_op_threads: asked for by the model.py of versions that were published before runs stood side by side.
+    parameters={
+        "runs_side_by_side": "0",
+        "intra_op_threads": "0",
+        "inter_op_threads": "1",
+        "execution_provider": "auto",
+    },
 )
 TENSORRT: Final = Target(
     path="configs/tensorrt.pbtxt",

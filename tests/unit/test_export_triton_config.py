@@ -79,7 +79,7 @@ def test_threads_are_said_for_both_cpu_servers() -> None:
     onnx = parsed(render_config("shapes", {1: CARD}, ONNX_RUNTIME)).parameters
     embedded = parsed(render_config("shapes", {1: CARD}, EMBEDDED)).parameters
     assert {"intra_op_thread_count", "inter_op_thread_count"} < set(onnx)
-    assert {"runs_side_by_side", "intra_op_threads", "execution_provider"} < set(embedded)
+    assert {"runs_side_by_side", "intra_op_threads", "inter_op_threads", "execution_provider"} < set(embedded)
 
 
 def test_warm_up_has_the_usual_shape_alone_and_in_the_largest_batch() -> None:
