@@ -22,7 +22,8 @@ SAME_BOX_IOU: Final = 0.8
 class Limits:
     """What may differ. confidence: boxes at or over it count. border: how near to it a box is nobody's fault.
 
-    most_ties_share: how many ties there may be, as a share of the boxes compared; see `Comparison`.
+    most_ties_share: how many ties there may be, as a share of the boxes compared; a box that was exchanged for another
+    gives two, one from each side. See `Comparison`.
     """
 
     precision: Precision
@@ -66,9 +67,10 @@ LIMITS: Final[Mapping[Precision, Limits]] = {limits.precision: limits for limits
 class Comparison:
     """Running totals over frames. failures: sentences, one for each thing that differs more than it may.
 
-    ties: sentences on boxes that float16 exchanged for another of the same thing. Of two boxes that overlap more than
-    `suppression_iou` (None: nothing is suppressed) only the stronger is kept, and where they are as strong, or overlap
-    just so, the last bits decide; so do they between two classes of one box. Few of them are nobody's fault.
+    ties: sentences on boxes that float16 exchanged for another of the same thing, or moved as far as that one. Of two
+    boxes that overlap more than `suppression_iou` (None: nothing is suppressed) only the stronger is kept, and where
+    they are as strong, or overlap just so, the last bits decide; so do they between two classes of one box. Few of them
+    are nobody's fault.
     """
 
     limits: Limits
