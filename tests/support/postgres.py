@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +19,7 @@ from sqlalchemy import NullPool, create_engine
 from orchestrator.storage.schema import upgrade_schema
 from orchestrator.storage.tables import metadata
 from tests.support.needs import postgresql_programs
+from tests.support.programs import free_ports
 
 START_TIMEOUT_S: Final = 60
 # One for all tests, emptied for each: a new database, or a copy of one, takes PostgreSQL half a second.
@@ -97,7 +97,8 @@ def open_postgres() -> Iterator[PostgresServer]:
     folder = Path(tempfile.mkdtemp(prefix="trireel-postgres-"))
     if (owner := _owner()) is not None:
         shutil.chown(folder, owner)
-    server = PostgresServer(programs, folder, _free_port())
+    (port,) = free_ports(1)
+    server = PostgresServer(programs, folder, port)
     try:
         server.initialize()
         server.start()
@@ -132,9 +133,3 @@ def _make_database(server: PostgresServer) -> None:
 def _owner() -> str | None:
     """PostgreSQL refuses to run as root; Debian's package makes a user for it."""
     return pwd.getpwnam("postgres").pw_name if os.geteuid() == 0 else None
-
-
-def _free_port() -> int:
-    with closing(socket.create_server(("127.0.0.1", 0))) as probe:
-        port: int = probe.getsockname()[1]
-        return port
