@@ -13,7 +13,7 @@ from orchestrator.core.types import FrameIndex, SegmentPlan
 # The first segment is one batch on a CPU, so that a watcher sees detections at once: of two, the second would queue
 # behind a batch of the next segment, which is worked on beside it.
 FIRST_SEGMENT_FRAMES: Final = 4
-# A seek costs about as much as decoding one small frame.
+# A seek costs about as much as decoding one small frame; fewer than these are decoded on the way.
 SHORTEST_CUT_FRAMES: Final = 4
 
 

@@ -40,7 +40,8 @@ ERROR_BY_STATUS: Final[dict[grpc.StatusCode, type[InferenceError]]] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: TritonTimeoutError,
 }
 
-# How often the channel's state is looked at: a server that starts takes a second at least, and is waited for.
+# How often the channel's state is looked at: seldom while it is ready, since a server that starts again is away for a
+# second at least; often while it is not, since somebody may wait.
 WATCH_S: Final = 0.2
 WATCH_AWAY_S: Final = 0.05
 INFER: Final = "/inference.GRPCInferenceService/ModelInfer"

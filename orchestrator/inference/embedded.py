@@ -40,7 +40,7 @@ LONGEST_RESTART_DELAY_S: Final = 30.0
 BACKENDS_FOLDER: Final = "triton_backends"
 # A server that lived so long did not die of its start: the delay begins anew.
 HEALTHY_AFTER_S: Final = 60.0
-# Decoding and answering people come before inference, which takes all the rest anyway.
+# Answering people comes first, then decoding (`video/confinement.py`), then inference, which takes all the rest anyway.
 NICENESS: Final = 5
 
 

@@ -118,7 +118,7 @@ class FrameSource:
     def jump(self, entry: int) -> bool:
         """As `enter`, and what lies between here and there counts as left out."""
         is_there = self.enter(entry)
-        self._skipper.has_left_out = True
+        self._skipper.leave_out()
         return is_there
 
     def next(self) -> tuple[int, VideoFrame] | None:
@@ -143,7 +143,7 @@ class FrameSource:
         return None
 
     def hold(self, key: int, frame: VideoFrame) -> None:
-        """Take back the frame that `next` gave last, for the next segment."""
+        """Take back the frame that `next` gave last; it is the next one again."""
         self._held = (key, frame)
         self.last_key = key - 1
 

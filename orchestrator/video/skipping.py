@@ -48,12 +48,16 @@ class FrameSkipper:
         """Leave nothing out any more."""
         self.is_given_up = True
 
+    def leave_out(self) -> None:
+        """Something was left out: what is missing later may be there."""
+        self.has_left_out = True
+
     def prepare(self, context: VideoCodecContext, packet: Packet[VideoStream]) -> None:
         """Tell the decoder what it may do with the packet that it gets next."""
         may_skip = self._saw_frame and not self.is_given_up and self._is_unwanted(packet.pts)
         if may_skip and context.codec.canonical_name in ABSOLUTE:
             context.skip_frame = "NONREF"
-            self.has_left_out = True
+            self.leave_out()
         else:
             context.skip_frame = "DEFAULT"
 
