@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from orchestrator.errors import SettingsError
 
 Transport = Literal["auto", "shm", "grpc"]
+REDIS_SCHEMES: Final = ("redis://", "rediss://")
 GIB: Final = 1024**3
 
 
@@ -41,6 +42,9 @@ VARIABLES: Final = (
     Variable("TRIREEL_DEVICE", "cpu", "What Triton runs on, cpu or gpu: chooses the sizes below where unset."),
     Variable("TRIREEL_TRANSPORT", "auto", "How frames reach Triton: auto, shm or grpc."),
     Variable("TRIREEL_DATABASE_URL", "", "postgresql+psycopg://...; unset is SQLite in the data directory."),
+    Variable(
+        "TRIREEL_REDIS_URL", "", "redis://host:port/number; set, `trireel worker`s do the work, and Redis wakes them."
+    ),
     Variable("TRIREEL_DECODERS", "", "Segments worked on at once; unset is the number of cores, at most 8."),
     Variable("TRIREEL_SEGMENT_FRAMES", "", "Sampled frames a segment; unset is 64 on a CPU, 512 on a GPU."),
     Variable("TRIREEL_BATCH_FRAMES", "", "Most frames a request to Triton; unset is 4 on a CPU, 16 on a GPU."),
@@ -108,6 +112,13 @@ class StorageSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RedisSettings:
+    """url: None where one process does all the work, and nothing has to travel."""
+
+    url: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VideoLimits:
     """What a video may be at most; longer, larger or faster ones are refused with `video_over_limit`."""
 
@@ -142,6 +153,7 @@ class Settings:
     http: HttpSettings
     triton: TritonSettings
     storage: StorageSettings
+    redis: RedisSettings
     limits: VideoLimits
     work: WorkSettings
     log: LogSettings
@@ -205,6 +217,13 @@ class _Reader:
             return None
         return f"{host}:{port}"
 
+    def redis_url(self, name: str) -> str | None:
+        text = self.optional_text(name)
+        if text is not None and not (text.startswith(REDIS_SCHEMES) and urlsplit(text).hostname):
+            self.complaints.append(f"{name} must be like redis://host:6379/0, not {text!r}")
+            return None
+        return text
+
     def complain_about_unknown(self) -> None:
         for name in sorted(set(self._env) - set(DEFAULTS)):
             if name.startswith("TRIREEL_") and name not in CLIENT_VARIABLES:
@@ -246,6 +265,7 @@ def load_settings(env: Mapping[str, str], *, cores: int | None = None) -> Settin
             data_dir=data_dir,
             max_upload_bytes=max_upload_bytes,
         ),
+        redis=RedisSettings(url=read.redis_url("TRIREEL_REDIS_URL")),
         limits=VideoLimits(
             max_duration_s=read.seconds("TRIREEL_MAX_DURATION_S", 1, 10**7),
             max_frame_pixels=read.integer("TRIREEL_MAX_FRAME_PIXELS", 1, 2**31),

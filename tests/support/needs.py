@@ -74,6 +74,7 @@ LACKS: Final[Mapping[str, Callable[[], str | None]]] = {
     "export": _lack_of_export,
     "export_environment": _lack_of_export_environment,
     "postgresql": _lack_of_postgresql,
+    "redis": _lack_of_program("redis-server", "redis-server"),
     "shared_data": _lack_of_shared_data,
     "prometheus": _lack_of_program("prometheus", "prometheus"),
     "promtool": _lack_of_program("promtool", "prometheus"),

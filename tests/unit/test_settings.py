@@ -62,3 +62,10 @@ def test_every_variable_has_a_meaning_and_a_name_of_ours() -> None:
 def test_every_default_can_be_written_out(variable: object) -> None:
     name, default = variable.name, variable.default  # type: ignore[attr-defined]
     assert load_settings({name: default}) == load_settings({})
+
+
+def test_redis_is_a_url_of_its_kind() -> None:
+    assert load_settings({}).redis.url is None
+    assert load_settings({"TRIREEL_REDIS_URL": "redis://cache:6379/1"}).redis.url == "redis://cache:6379/1"
+    with pytest.raises(SettingsError, match="TRIREEL_REDIS_URL"):
+        load_settings({"TRIREEL_REDIS_URL": "cache:6379"})
