@@ -304,6 +304,16 @@ class LeaseLostError(StorageError):
     retryable = False
 
 
+# Between API and workers.
+
+
+class DoorbellError(TrireelError):
+    """Redis does not take or give rings just now. Workers look for work by themselves; nobody is told of it."""
+
+    code = "doorbell_unavailable"
+    retryable = True
+
+
 # What ends while somebody still listens.
 
 

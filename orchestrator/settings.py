@@ -7,7 +7,7 @@ meanings; the README's table is compared with it by a test.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -59,6 +59,7 @@ VARIABLES: Final = (
         "TRIREEL_STALL_TIMEOUT_S", "300", "An open segment without a new batch for so long is given up, in seconds."
     ),
     Variable("TRIREEL_LEASE_S", "60", "How long a segment stays with a worker that shows no life, in seconds."),
+    Variable("TRIREEL_METRICS_PORT", "0", "Port of a worker's metrics; 0 takes a free one."),
     Variable("TRIREEL_STOP_TIMEOUT_S", "8", "Grace period after SIGTERM, in seconds."),
     Variable("TRIREEL_LOG_FORMAT", "text", "text for people, json for machines."),
     Variable("TRIREEL_LOG_LEVEL", "info", "debug, info, warning or error."),
@@ -131,7 +132,10 @@ class VideoLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkSettings:
-    """cores: that this process may use. decoders: segments worked on at once. batch_frames: most frames a request."""
+    """cores: that this process may use. decoders: segments worked on at once. batch_frames: most frames a request.
+
+    metrics_port: of a worker; an API shows its metrics beside its other answers.
+    """
 
     cores: int
     decoders: int
@@ -140,6 +144,7 @@ class WorkSettings:
     max_running_jobs: int
     stall_timeout_s: float
     lease_s: float
+    metrics_port: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -281,12 +286,23 @@ def load_settings(env: Mapping[str, str], *, cores: int | None = None) -> Settin
             max_running_jobs=read.integer("TRIREEL_MAX_RUNNING_JOBS", 1, 10**5),
             stall_timeout_s=read.seconds("TRIREEL_STALL_TIMEOUT_S", 0.1, 10**6),
             lease_s=read.seconds("TRIREEL_LEASE_S", 1, 10**6),
+            metrics_port=read.integer("TRIREEL_METRICS_PORT", 0, 65535),
         ),
         log=LogSettings(
             format=read.choice("TRIREEL_LOG_FORMAT", ("text", "json")),  # type: ignore[arg-type]  # checked
             level=read.choice("TRIREEL_LOG_LEVEL", ("debug", "info", "warning", "error")),  # type: ignore[arg-type]
         ),
     )
-    if read.complaints:
-        raise SettingsError("; ".join(read.complaints))
+    complaints = [*read.complaints, *_contradictions(settings)]
+    if complaints:
+        raise SettingsError("; ".join(complaints))
     return settings
+
+
+def _contradictions(settings: Settings) -> Iterator[str]:
+    """Settings that are well each, but not together."""
+    if settings.redis.url and not settings.storage.database_url.startswith("postgresql"):
+        yield (
+            "TRIREEL_REDIS_URL leaves the work to workers, which need a database they can share; set "
+            "TRIREEL_DATABASE_URL to a PostgreSQL"
+        )

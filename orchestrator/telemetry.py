@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Final, Literal
 
 import structlog
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+    start_http_server,
+)
 
-from orchestrator.errors import TritonTimeoutError, TritonUnavailableError
+from orchestrator.errors import SettingsError, TritonTimeoutError, TritonUnavailableError
 
 REQUEST_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 STAGE_SECONDS: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -85,6 +95,25 @@ class Metrics:
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format, whose media type is EXPOSITION_TYPE."""
         return generate_latest(self.registry)
+
+
+@contextmanager
+def serving_metrics(metrics: Metrics, host: str, port: int) -> Iterator[int]:
+    """Answer /metrics in a thread, for a program without an API; yields the port. port: 0 takes a free one.
+
+    Raises SettingsError where the address cannot be had.
+    """
+    try:
+        server, thread = start_http_server(port, addr=host, registry=metrics.registry)
+    except OSError as exc:
+        reason = exc.strerror or str(exc)
+        raise SettingsError(f"metrics cannot be served on {host}:{port} ({reason}); set TRIREEL_METRICS_PORT") from exc
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 def configure_logging(log_format: Literal["text", "json"], level: str) -> None:

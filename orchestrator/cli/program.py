@@ -13,7 +13,7 @@ from orchestrator.cli.exit_codes import FAILED, INTERRUPTED, WRONG_USAGE, exit_c
 from orchestrator.cli.inspecting import list_jobs, list_models, results, status
 from orchestrator.cli.output import echo_error, is_json_asked
 from orchestrator.cli.running import run
-from orchestrator.cli.serving import export, serve
+from orchestrator.cli.serving import export, serve, worker
 from orchestrator.cli.submitting import cancel, retry, submit, watch
 from orchestrator.errors import TrireelError
 
@@ -52,5 +52,5 @@ def program() -> None:
     """Run a YOLO model over videos and see what it found."""
 
 
-for command in (serve, run, submit, list_jobs, status, watch, cancel, retry, results, list_models, export):
+for command in (serve, worker, run, submit, list_jobs, status, watch, cancel, retry, results, list_models, export):
     program.add_command(command)

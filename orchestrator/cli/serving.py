@@ -1,4 +1,4 @@
-"""`trireel serve` and `trireel export`: the commands that are other programs."""
+"""`trireel serve`, `worker` and `export`: the commands that are other programs."""
 
 from __future__ import annotations
 
@@ -35,6 +35,27 @@ def serve(as_json: bool) -> None:
 
     configure_logging("json" if as_json else settings.log.format, settings.log.level)
     run_server(settings, open_services)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, is_eager=True, callback=note_json, help="Log and tell errors as JSON.")
+def worker(as_json: bool) -> None:
+    """Work on the jobs of an API elsewhere until SIGTERM.
+
+    Settings are those of `serve`: the same TRIREEL_DATABASE_URL (PostgreSQL), TRIREEL_REDIS_URL and, shared between the
+    machines, TRIREEL_DATA_DIR. Without TRIREEL_TRITON_URL an embedded Triton is started.
+    """
+    from orchestrator.settings import load_settings
+
+    settings = load_settings(os.environ)
+
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    from orchestrator.bootstrap import open_worker
+    from orchestrator.telemetry import configure_logging
+    from orchestrator.worker.until_stopped import run as run_worker
+
+    configure_logging("json" if as_json else settings.log.format, settings.log.level)
+    run_worker(settings, open_worker)
 
 
 @click.command(add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})

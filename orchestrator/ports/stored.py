@@ -156,6 +156,9 @@ class RunStore(Protocol):
         the chosen run the one after it is preferred. avoid: runs to leave aside. Expired leases count as open.
         """
 
+    async def has_free_segment(self, *, now: datetime) -> bool:
+        """Whether `lease_next` would find one."""
+
     async def renew(self, lease: Lease, *, until: datetime) -> None:
         """Raises LeaseLostError."""
 

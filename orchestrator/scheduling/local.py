@@ -52,10 +52,15 @@ class Bell:
 
 
 @asynccontextmanager
-async def run_loops(loops: Sequence[Loop], bell: Bell, *, stop_timeout_s: float) -> AsyncIterator[None]:
-    """Run the loops until the body ends, then cancel them and wait for what they hand back."""
+async def run_loops(
+    loops: Sequence[Loop], bell: Bell, *, stop_timeout_s: float, look_again_s: float = LOOK_AGAIN_S
+) -> AsyncIterator[None]:
+    """Run the loops until the body ends, then cancel them and wait for what they hand back.
+
+    look_again_s: how long a loop without work sleeps where nobody rings.
+    """
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(_supervise(loop, bell), name=loop.name) for loop in loops]
+        tasks = [group.create_task(_supervise(loop, bell, look_again_s), name=loop.name) for loop in loops]
         try:
             yield
         finally:
@@ -66,7 +71,7 @@ async def run_loops(loops: Sequence[Loop], bell: Bell, *, stop_timeout_s: float)
                 log.error("loops do not stop", loops=sorted(task.get_name() for task in late))
 
 
-async def _supervise(loop: Loop, bell: Bell) -> None:
+async def _supervise(loop: Loop, bell: Bell, look_again_s: float) -> None:
     """Step for ever. The top of a background task: whatever fails is told, and tried again after a pause."""
     pause_s = FIRST_PAUSE_S
     async with bell.listening() as rung:
@@ -83,7 +88,7 @@ async def _supervise(loop: Loop, bell: Bell) -> None:
                 pause_s = await _pause(pause_s)
             else:
                 if not worked:
-                    await _until(rung, LOOK_AGAIN_S)
+                    await _until(rung, look_again_s)
 
 
 async def _pause(pause_s: float) -> float:

@@ -115,6 +115,10 @@ class SqlRunStore(SqlStore):
 
         return None if await self.database.read(choose) is None else await self.database.write(lease)
 
+    @reading
+    def has_free_segment(self, connection: Connection, *, now: datetime) -> bool:
+        return leases.next_segment(connection, after=None, avoid=(), now=now) is not None
+
     @writing
     def renew(self, connection: Connection, lease: Lease, *, until: datetime) -> None:
         leases.renew(connection, lease, until=until)

@@ -74,6 +74,10 @@ class MemoryRunStore:
                 return self._lease(contender, (preferred or free)[0], until=until)
         return None
 
+    async def has_free_segment(self, *, now: datetime) -> bool:
+        at_work = self.world.runs_at_work()
+        return any(segment.is_free(now) for run in at_work for segment in self.world.segments[run.id])
+
     async def renew(self, lease: Lease, *, until: datetime) -> None:
         segment = self.world.held(lease)
         if segment is None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Final
@@ -17,11 +15,11 @@ import uvloop
 from orchestrator.bootstrap import Services
 from orchestrator.errors import SettingsError
 from orchestrator.settings import HttpSettings, Settings
+from orchestrator.stopping import Stopper
 from orchestrator.web.app import build_app
 
 log = structlog.get_logger()
 
-STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 # Of the grace period, for what is still being answered; handing segments back and stopping Triton need the rest.
 CONNECTIONS_SHARE: Final = 0.125
 # How long handlers that were cancelled get to clean up.
@@ -85,49 +83,18 @@ async def serve(
         if on_listening is not None:
             on_listening(url)
 
-    stopper = _Stopper()
+    stopper = Stopper()
     with _bound_socket(settings.http) as listener, stopper.listening():
         try:
             async with open_services(settings) as services:
                 config = _config(services)
                 server = ApiServer(config, end_streams=services.following.stop, on_listening=tell_address)
-                stopper.server = server
+                stopper.stop = server.stop
                 await server.serve(sockets=[listener])
         except asyncio.CancelledError:
             if not stopper.has_cancelled:
                 raise
             log.info("stopped while starting")
-
-
-class _Stopper:
-    """What a signal does: stop the server, or the opening of its services where it is not there yet."""
-
-    def __init__(self) -> None:
-        self.server: ApiServer | None = None
-        self.has_cancelled = False
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Take the signals of the present task's loop; on other threads than the main one there are none."""
-        task = asyncio.current_task()
-        loop = asyncio.get_running_loop()
-        if task is None or threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        for number in STOP_SIGNALS:
-            loop.add_signal_handler(number, self._stop, task)
-        try:
-            yield
-        finally:
-            for number in STOP_SIGNALS:
-                loop.remove_signal_handler(number)
-
-    def _stop(self, task: asyncio.Task[object]) -> None:
-        if self.server is not None:
-            self.server.stop()
-        elif not self.has_cancelled:
-            self.has_cancelled = True
-            task.cancel()
 
 
 def url_of(listener: socket.socket) -> str:

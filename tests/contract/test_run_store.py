@@ -75,6 +75,17 @@ async def test_nobody_leases_what_no_running_job_wants(scenario: Scenario, store
     assert await scenario.lease() is None
 
 
+async def test_a_segment_is_free_where_a_lease_would_find_one(scenario: Scenario, stores: Stores) -> None:
+    assert not await stores.runs.has_free_segment(now=scenario.now)
+    job = await scenario.start(segments=1)
+    assert await stores.runs.has_free_segment(now=scenario.now)
+    await scenario.lease_one()
+    assert not await stores.runs.has_free_segment(now=scenario.now)
+    assert await stores.runs.has_free_segment(now=scenario.now + LEASE)
+    await stores.jobs.cancel(job.id, now=scenario.now)
+    assert not await stores.runs.has_free_segment(now=scenario.now + LEASE)
+
+
 async def test_a_run_that_is_wanted_again_goes_on_where_it_stopped(scenario: Scenario, stores: Stores) -> None:
     job = await scenario.start(segments=3)
     await scenario.commit(await scenario.lease_one())

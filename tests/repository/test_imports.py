@@ -15,6 +15,8 @@ from tests.support.needs import ROOT
     [
         ("orchestrator.formats.format_table", {"pyarrow"}),
         ("orchestrator.web.server", {"cv2", "av", "pyarrow", "alembic", "rich.progress"}),
+        # They come with the extra `scale`.
+        ("orchestrator.bootstrap", {"celery", "kombu", "redis", "psycopg"}),
         ("orchestrator.video.decoder_parent", {"litestar", "sqlalchemy", "grpc", "pyarrow", "structlog"}),
     ],
 )

@@ -66,6 +66,12 @@ def test_every_default_can_be_written_out(variable: object) -> None:
 
 def test_redis_is_a_url_of_its_kind() -> None:
     assert load_settings({}).redis.url is None
-    assert load_settings({"TRIREEL_REDIS_URL": "redis://cache:6379/1"}).redis.url == "redis://cache:6379/1"
+    scaled = {"TRIREEL_REDIS_URL": "redis://cache:6379/1", "TRIREEL_DATABASE_URL": "postgresql+psycopg://db/trireel"}
+    assert load_settings(scaled).redis.url == "redis://cache:6379/1"
     with pytest.raises(SettingsError, match="TRIREEL_REDIS_URL"):
         load_settings({"TRIREEL_REDIS_URL": "cache:6379"})
+
+
+def test_workers_are_woken_only_on_a_database_that_they_can_share() -> None:
+    with pytest.raises(SettingsError, match=r"TRIREEL_REDIS_URL.*TRIREEL_DATABASE_URL"):
+        load_settings({"TRIREEL_REDIS_URL": "redis://cache:6379/1"})

@@ -1,0 +1,140 @@
+"""Hearing the doorbell: keeps a listener at work, and starts another when it dies or has gone deaf."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from orchestrator.errors import DoorbellError
+from orchestrator.scheduling.doorbell import SIGN_OF_LIFE_EVERY_S, Doorbells
+from orchestrator.worker.listener import FOUND_NOTHING
+
+log = structlog.get_logger()
+
+LISTENER: Final = "orchestrator.worker.listener"
+# Rings lie in the queue, this worker has nothing to do, and its listener brought none for so long: it hears nothing.
+# Seen with Celery after Redis was away: a consumer that is connected and takes nothing.
+DEAF_AFTER_S: Final = 10.0
+FIRST_RESTART_DELAY_S: Final = 0.5
+LONGEST_RESTART_DELAY_S: Final = 15.0
+# A listener that lived so long did not die of its start.
+HEALTHY_AFTER_S: Final = 60.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Hearing:
+    """work_until_idle: called at every ring. monotonic_s: a clock for durations. pid: of the listener, if it lives."""
+
+    worker_id: str
+    doorbells: Doorbells
+    work_until_idle: Callable[[], Awaitable[None]]
+    monotonic_s: Callable[[], float] = time.monotonic
+    deaf_after_s: float = DEAF_AFTER_S
+    sign_every_s: float = SIGN_OF_LIFE_EVERY_S
+    pid: int | None = None
+    _idle_since_s: float | None = None
+
+    async def keep_hearing(self) -> None:
+        """Until cancelled; then the ring under way is let go and the worker signs out."""
+        delay_s = FIRST_RESTART_DELAY_S
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._sign_in_again_and_again())
+                while True:
+                    began_s = self.monotonic_s()
+                    reason = await self._hear_once()
+                    log.warning("doorbell listener starts again", reason=reason)
+                    if self.monotonic_s() - began_s > HEALTHY_AFTER_S:
+                        delay_s = FIRST_RESTART_DELAY_S
+                    await asyncio.sleep(delay_s)
+                    delay_s = min(2 * delay_s, LONGEST_RESTART_DELAY_S)
+        finally:
+            await self._sign_out()
+
+    async def _hear_once(self) -> str:
+        """The life of one listener; why it ended."""
+        async with self._listener() as link:
+            self._idle_since_s = self.monotonic_s()
+            tasks = [asyncio.ensure_future(step) for step in (self._answer_rings(link), self._until_deaf())]
+            try:
+                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                return done.pop().result()
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+
+    @asynccontextmanager
+    async def _listener(self) -> AsyncIterator[socket.socket]:
+        """A listener and the way to it; at the end it is killed: a ring that it had not told of costs time only."""
+        ours, theirs = socket.socketpair()
+        with ours:
+            with theirs:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-m",
+                    LISTENER,
+                    str(theirs.fileno()),
+                    self.worker_id,
+                    pass_fds=[theirs.fileno()],
+                    stdin=asyncio.subprocess.DEVNULL,
+                    # Ctrl-C at the terminal is for the worker, which then ends it.
+                    start_new_session=True,
+                )
+            ours.setblocking(False)
+            self.pid = process.pid
+            try:
+                yield ours
+            finally:
+                self.pid = None
+                if process.returncode is None:
+                    process.kill()
+                await process.wait()
+
+    async def _answer_rings(self, link: socket.socket) -> str:
+        """Work at every ring, until the listener ends."""
+        loop = asyncio.get_running_loop()
+        try:
+            while await loop.sock_recv(link, 1):
+                self._idle_since_s = None
+                await self.work_until_idle()
+                self._idle_since_s = self.monotonic_s()
+                await loop.sock_sendall(link, FOUND_NOTHING)
+        except ConnectionError as exc:
+            return f"it died ({exc})"
+        return "it died"
+
+    async def _until_deaf(self) -> str:
+        while True:
+            await asyncio.sleep(self.deaf_after_s / 4)
+            idle_since_s = self._idle_since_s
+            if idle_since_s is None or self.monotonic_s() - idle_since_s < self.deaf_after_s:
+                continue
+            try:
+                if await self.doorbells.waiting() and self._idle_since_s == idle_since_s:
+                    return f"it heard none of the rings of {self.deaf_after_s:g} s"
+            except DoorbellError:
+                # Nobody hears anything while Redis is away.
+                self._idle_since_s = self.monotonic_s()
+
+    async def _sign_in_again_and_again(self) -> None:
+        while True:
+            try:
+                await self.doorbells.sign_in(self.worker_id)
+            except DoorbellError as exc:
+                log.debug("worker cannot sign in", reason=str(exc))
+            await asyncio.sleep(self.sign_every_s)
+
+    async def _sign_out(self) -> None:
+        try:
+            await self.doorbells.sign_out(self.worker_id)
+        except DoorbellError as exc:
+            log.info("worker could not sign out", reason=str(exc))
