@@ -24,6 +24,7 @@ HASHED = $(PIP_INSTALL) --require-hashes
 SERVE_LIBRARIES := .venv/.libraries
 SERVE := .venv/.complete
 DEV := .venv/.complete-dev
+SCALE := .venv/.complete-scale
 # GPU=1: the embedded Triton's ONNX Runtime comes with CUDA, and the benchmarks measure there. It stays so until GPU= .
 GPU ?= $(if $(wildcard .venv-triton/.complete-gpu),1)
 TRITON_PINS := requirements/triton$(if $(GPU),-gpu).txt
@@ -44,6 +45,10 @@ demo: $(SERVE) $(TRITON) ## run a model over a video and print what it found: [V
 .PHONY: serve
 serve: $(SERVE) $(TRITON) ## the API on http://127.0.0.1:8080, with a Triton of its own
 	.venv/bin/trireel serve
+
+.PHONY: worker
+worker: $(SERVE) $(SCALE) $(TRITON) ## take segments for an API elsewhere: TRIREEL_DATABASE_URL, TRIREEL_REDIS_URL
+	.venv/bin/trireel worker
 
 .PHONY: model
 model: model-arguments $(TRITON) $(EXPORT) ## export, certify and publish: WEIGHTS=yolo11n.pt NAME=yolo11n [FRAMES=folder] [HALF=1]
@@ -106,6 +111,11 @@ $(SERVE): $(SERVE_LIBRARIES) pyproject.toml
 $(DEV): $(SERVE_LIBRARIES) requirements/dev.txt
 	@echo "Setting up .venv (development) ..."
 	@.venv/$(PIP_INSTALL) -r requirements/dev.txt
+	@touch $@
+
+$(SCALE): $(SERVE_LIBRARIES) requirements/scale.txt
+	@echo "Setting up .venv (PostgreSQL, Redis, Celery) ..."
+	@.venv/$(HASHED) -r requirements/scale.txt
 	@touch $@
 
 $(TRITON): $(TRITON_PINS) requirements/pytriton.txt

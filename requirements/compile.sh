@@ -12,7 +12,7 @@ compile --generate-hashes requirements/triton.in --output-file requirements/trit
 compile --generate-hashes requirements/triton-gpu.in --output-file requirements/triton-gpu.txt
 compile --generate-hashes --no-deps requirements/pytriton.in --output-file requirements/pytriton.txt
 compile --extra dev --constraint requirements/serve.txt pyproject.toml --output-file requirements/dev.txt
-compile --extra scale --constraint requirements/serve.txt pyproject.toml --output-file requirements/scale.txt
+compile --generate-hashes --extra scale --constraint requirements/serve.txt pyproject.toml --output-file requirements/scale.txt
 # For one platform only: the overrides take packages out with a marker, which a universal file would keep.
 uv pip compile --quiet --python-version 3.11 --no-emit-index-url --no-header \
   --override requirements/export-overrides.txt --constraint requirements/serve.txt \

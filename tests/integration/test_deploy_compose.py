@@ -9,6 +9,7 @@ import tomllib
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import jsonschema
 import pytest
@@ -19,7 +20,7 @@ from orchestrator.core.contract import FRAME_CHANNELS
 from orchestrator.settings import DEFAULTS, load_settings
 from tests.support.compose import (
     COMPOSE_FILE,
-    dot_env,
+    env_file,
     environment_of,
     interpolated,
     load_compose,
@@ -31,6 +32,7 @@ from tests.support.needs import ROOT
 COMPOSE = load_compose()
 SERVICES = COMPOSE["services"]
 TRITONS = ("triton", "triton-cpu")
+SCALE_ENV = "deploy/scale.env"
 # A tag that is a version, and not a name that moves.
 PINNED_IMAGE = re.compile(r"^[a-z0-9./-]+:v?\d+\.\d+[\w.-]*$")
 
@@ -63,7 +65,7 @@ def without_what_1_29_is_too_old_for(document: dict[str, Any]) -> dict[str, Any]
 
 
 @pytest.mark.needs("docker_compose")
-@pytest.mark.parametrize("profile", ["gpu", "cpu"])
+@pytest.mark.parametrize("profile", ["gpu", "cpu", "scale"])
 def test_docker_compose_1_29_reads_all_but_what_it_is_too_old_for(profile: str, tmp_path: Path) -> None:
     answer = docker_compose_config(without_what_1_29_is_too_old_for(COMPOSE), tmp_path, profile)
     assert answer.returncode == 0, answer.stderr
@@ -114,17 +116,45 @@ def test_volumes_and_mounted_files_exist(name: str) -> None:
 
 @pytest.mark.parametrize("profile", ["gpu", "cpu"])
 def test_the_orchestrator_accepts_its_environment(profile: str) -> None:
-    environment = environment_of(SERVICES["orchestrator"], {**dot_env(), "COMPOSE_PROFILES": profile})
+    environment = environment_of(SERVICES["orchestrator"], {**env_file(), "TRIREEL_DEVICE": profile})
     settings = load_settings(environment, cores=4)
     assert settings.triton.device == profile
     assert settings.triton.url == f"triton:{TRITON_GRPC_PORT}"
+    assert settings.redis.url is None
     assert set(SERVICES["orchestrator"]["environment"]) <= set(DEFAULTS)
+
+
+def test_with_the_profile_scale_api_and_workers_share_database_redis_data_and_triton() -> None:
+    env = env_file() | env_file(SCALE_ENV)
+    api, worker = (load_settings(environment_of(SERVICES[name], env), cores=4) for name in ("orchestrator", "worker"))
+    for shared in ("storage", "redis", "triton", "limits"):
+        assert getattr(api, shared) == getattr(worker, shared)
+    assert worker.redis.url is not None
+    assert urlsplit(worker.redis.url).hostname in SERVICES
+    database = urlsplit(worker.storage.database_url)
+    postgres = environment_of(SERVICES["postgres"], env)
+    assert (database.username, database.password, database.path[1:]) == tuple(
+        postgres[f"POSTGRES_{name}"] for name in ("USER", "PASSWORD", "DB")
+    )
+    assert database.hostname in SERVICES
+    assert SERVICES["worker"]["volumes"] == SERVICES["orchestrator"]["volumes"]
+    assert SERVICES["worker"]["deploy"]["replicas"] == 2
+
+
+def test_a_workers_metrics_are_scraped_and_tell_of_its_life() -> None:
+    port = int(SERVICES["worker"]["environment"]["TRIREEL_METRICS_PORT"])
+    assert f"http://127.0.0.1:{port}/metrics" in SERVICES["worker"]["healthcheck"]["test"][-1]
+    prometheus = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())
+    (discovered,) = [each["dns_sd_configs"] for each in prometheus["scrape_configs"] if each["job_name"] == "worker"]
+    assert [(each["names"], each["port"]) for each in discovered] == [(["worker"], port)]
 
 
 def test_each_profile_has_exactly_one_triton_and_the_gpu_is_the_default() -> None:
     profiles = {name: service["profiles"] for name, service in SERVICES.items() if "profiles" in service}
-    assert profiles == {"triton": ["gpu"], "triton-cpu": ["cpu"]}
-    assert dot_env()["COMPOSE_PROFILES"] == "gpu"
+    tritons = {"triton": ["gpu"], "triton-cpu": ["cpu"]}
+    assert profiles == tritons | {name: ["scale"] for name in ("worker", "postgres", "redis")}
+    assert env_file()["COMPOSE_PROFILES"] == env_file()["TRIREEL_DEVICE"] == "gpu"
+    assert env_file(SCALE_ENV)["COMPOSE_PROFILES"] == "gpu,scale"
     assert SERVICES["triton-cpu"]["networks"]["backend"]["aliases"] == ["triton"]
     assert SERVICES["triton-cpu"]["command"] == SERVICES["triton"]["command"]
 
@@ -136,16 +166,17 @@ def test_only_the_gpu_profile_asks_for_a_gpu() -> None:
 
 def test_triton_and_the_orchestrator_share_memory_of_a_third() -> None:
     sharing = {name for name, service in SERVICES.items() if service.get("ipc") == "service:ipc"}
-    assert sharing == {"orchestrator", *TRITONS}
+    assert sharing == {"orchestrator", "worker", *TRITONS}
     assert SERVICES["ipc"]["ipc"] == "shareable"
     assert all(triton_flags(SERVICES[name])["allow-client-shm"] == "true" for name in TRITONS)
 
 
 @pytest.mark.parametrize("profile", ["gpu", "cpu"])
 def test_shared_memory_holds_all_slots_with_room_to_spare(profile: str) -> None:
-    environment = environment_of(SERVICES["orchestrator"], {**dot_env(), "COMPOSE_PROFILES": profile})
+    environment = environment_of(SERVICES["orchestrator"], {**env_file(), "TRIREEL_DEVICE": profile})
     work = load_settings(environment, cores=4).work
-    slots_bytes = work.decoders * SLOTS_A_DECODER * work.batch_frames * USUAL_IMGSZ**2 * FRAME_CHANNELS
+    workers = SERVICES["worker"]["deploy"]["replicas"]
+    slots_bytes = workers * work.decoders * SLOTS_A_DECODER * work.batch_frames * USUAL_IMGSZ**2 * FRAME_CHANNELS
     assert slots_bytes < int(SERVICES["ipc"]["shm_size"].removesuffix("gb")) * GIB / 2
 
 
@@ -173,12 +204,16 @@ def test_what_stops_is_given_the_time_it_asks_for() -> None:
 
 def test_the_image_carries_the_version_of_the_project() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert SERVICES["orchestrator"]["image"] == f"trireel:{project['version']}"
+    for name in ("orchestrator", "worker"):
+        assert SERVICES[name]["image"] == f"trireel:{project['version']}"
 
 
-def test_every_knob_of_dot_env_is_used() -> None:
+def test_every_knob_of_env_file_is_used() -> None:
     text = COMPOSE_FILE.read_text()
-    assert [name for name in dot_env() if f"${{{name}:-" not in text] == []
+    # Compose's own, and what is passed on as it is.
+    known = {"COMPOSE_PROFILES", *(name for name, value in COMPOSE["x-settings"].items() if value is None)}
+    knobs = set(env_file()) | set(env_file(SCALE_ENV))
+    assert [name for name in knobs - known if f"${{{name}:-" not in text] == []
     assert "${" not in interpolated(text.replace("$${", ""), {})
 
 

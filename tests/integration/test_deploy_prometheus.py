@@ -18,7 +18,7 @@ import yaml
 
 from orchestrator.inference.installation import build_environment, find_installation, link_backends
 from orchestrator.settings import load_settings
-from tests.support.compose import dot_env, environment_of, load_compose, triton_flags
+from tests.support.compose import env_file, environment_of, load_compose, triton_flags
 from tests.support.needs import ROOT
 from tests.support.programs import LOOPBACK, Program, free_ports, running
 from trireel import Client, SubmitJob
@@ -82,17 +82,17 @@ def orchestrator_environment(data_dir: Path, port: int, triton_grpc: int) -> dic
         "TRIREEL_MODEL_REPOSITORY": str(ROOT / "model_repository"),
         "TRIREEL_TRITON_URL": f"{LOOPBACK}:{triton_grpc}",
     }
-    shipped = environment_of(SERVICES["orchestrator"], {**dot_env(), "COMPOSE_PROFILES": "cpu"})
+    shipped = environment_of(SERVICES["orchestrator"], {**env_file(), "TRIREEL_DEVICE": "cpu"})
     return {**os.environ, **shipped, **addresses}
 
 
 def prometheus_configuration(folder: Path, addresses: dict[str, str]) -> Path:
-    """The shipped configuration and rules in `folder`, each job's only target exchanged."""
+    """The shipped configuration and rules in `folder`, each target exchanged. Workers are looked up: there are none."""
     shipped = ROOT / "deploy" / "prometheus"
     configuration = yaml.safe_load((shipped / "prometheus.yml").read_text())
     for job in configuration["scrape_configs"]:
-        (static,) = job["static_configs"]
-        static["targets"] = [addresses[job["job_name"]]]
+        for static in job.get("static_configs", ()):
+            static["targets"] = [addresses[job["job_name"]]]
     (folder / "rules.yml").write_text((shipped / "rules.yml").read_text())
     file = folder / "prometheus.yml"
     file.write_text(yaml.safe_dump(configuration))

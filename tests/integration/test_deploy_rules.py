@@ -54,12 +54,15 @@ def test_rules_speak_of_states_that_a_job_can_have() -> None:
 def test_every_target_is_a_service_of_the_compose_file_that_prometheus_can_reach() -> None:
     services = load_compose()["services"]
     configuration = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
-    targets = [
-        target
-        for job in configuration["scrape_configs"]
-        for static in job["static_configs"]
-        for target in static["targets"]
+    jobs = configuration["scrape_configs"]
+    targets = [target for job in jobs for static in job.get("static_configs", ()) for target in static["targets"]]
+    targets += [
+        f"{name}:{names['port']}" for job in jobs for names in job.get("dns_sd_configs", ()) for name in names["names"]
     ]
-    ports = {"orchestrator": services["orchestrator"]["environment"]["TRIREEL_PORT"], "triton": "8002"}
-    assert targets == [f"{host}:{port}" for host, port in ports.items()]
+    ports = {
+        "orchestrator": services["orchestrator"]["environment"]["TRIREEL_PORT"],
+        "triton": "8002",
+        "worker": services["worker"]["environment"]["TRIREEL_METRICS_PORT"],
+    }
+    assert sorted(targets) == [f"{host}:{port}" for host, port in ports.items()]
     assert all(set(services[host]["networks"]) & set(services["prometheus"]["networks"]) for host in ports)

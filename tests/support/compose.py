@@ -27,8 +27,9 @@ def interpolated(text: str, env: Mapping[str, str]) -> str:
     return VARIABLE.sub(lambda match: env.get(match["name"]) or match["default"], text)
 
 
-def dot_env() -> dict[str, str]:
-    lines = (ROOT / ".env").read_text().splitlines()
+def env_file(name: str = ".env") -> dict[str, str]:
+    """The variables in an env file of the checkout."""
+    lines = (ROOT / name).read_text().splitlines()
     return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
 
 
