@@ -11,18 +11,21 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import structlog
 
 from orchestrator.errors import DoorbellError
 from orchestrator.scheduling.doorbell import SIGN_OF_LIFE_EVERY_S, Doorbells
-from orchestrator.worker.listener import FOUND_NOTHING
+from orchestrator.worker.listener import FOUND_NOTHING, RANG, Orders
 
 log = structlog.get_logger()
 
 LISTENER: Final = "orchestrator.worker.listener"
 # Rings lie in the queue, this worker has nothing to do, and its listener brought none for so long: it hears nothing.
-# Seen with Celery after Redis was away: a consumer that is connected and takes nothing.
+# Seen with Celery 5.7 after Redis was killed: "Couldn't ack", and from then on nothing.
 DEAF_AFTER_S: Final = 10.0
+# Of a listener's start, which imports Celery and finds Redis.
+START_GRACE_S: Final = 30.0
 FIRST_RESTART_DELAY_S: Final = 0.5
 LONGEST_RESTART_DELAY_S: Final = 15.0
 # A listener that lived so long did not die of its start.
@@ -33,13 +36,14 @@ HEALTHY_AFTER_S: Final = 60.0
 class Hearing:
     """work_until_idle: called at every ring. monotonic_s: a clock for durations. pid: of the listener, if it lives."""
 
-    worker_id: str
+    orders: Orders
     doorbells: Doorbells
     work_until_idle: Callable[[], Awaitable[None]]
     monotonic_s: Callable[[], float] = time.monotonic
     deaf_after_s: float = DEAF_AFTER_S
     sign_every_s: float = SIGN_OF_LIFE_EVERY_S
     pid: int | None = None
+    # None while a ring is being answered.
     _idle_since_s: float | None = None
 
     async def keep_hearing(self) -> None:
@@ -62,7 +66,7 @@ class Hearing:
     async def _hear_once(self) -> str:
         """The life of one listener; why it ended."""
         async with self._listener() as link:
-            self._idle_since_s = self.monotonic_s()
+            self._idle_since_s = self.monotonic_s() + START_GRACE_S
             tasks = [asyncio.ensure_future(step) for step in (self._answer_rings(link), self._until_deaf())]
             try:
                 done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -83,15 +87,17 @@ class Hearing:
                     "-m",
                     LISTENER,
                     str(theirs.fileno()),
-                    self.worker_id,
                     pass_fds=[theirs.fileno()],
-                    stdin=asyncio.subprocess.DEVNULL,
+                    stdin=asyncio.subprocess.PIPE,
                     # Ctrl-C at the terminal is for the worker, which then ends it.
                     start_new_session=True,
                 )
             ours.setblocking(False)
             self.pid = process.pid
             try:
+                assert process.stdin is not None
+                process.stdin.write(msgspec.json.encode(self.orders))
+                process.stdin.close()
                 yield ours
             finally:
                 self.pid = None
@@ -103,11 +109,12 @@ class Hearing:
         """Work at every ring, until the listener ends."""
         loop = asyncio.get_running_loop()
         try:
-            while await loop.sock_recv(link, 1):
-                self._idle_since_s = None
-                await self.work_until_idle()
+            while said := await loop.sock_recv(link, 1):
+                if said == RANG:
+                    self._idle_since_s = None
+                    await self.work_until_idle()
+                    await loop.sock_sendall(link, FOUND_NOTHING)
                 self._idle_since_s = self.monotonic_s()
-                await loop.sock_sendall(link, FOUND_NOTHING)
         except ConnectionError as exc:
             return f"it died ({exc})"
         return "it died"
@@ -128,13 +135,13 @@ class Hearing:
     async def _sign_in_again_and_again(self) -> None:
         while True:
             try:
-                await self.doorbells.sign_in(self.worker_id)
+                await self.doorbells.sign_in(self.orders.worker_id)
             except DoorbellError as exc:
                 log.debug("worker cannot sign in", reason=str(exc))
             await asyncio.sleep(self.sign_every_s)
 
     async def _sign_out(self) -> None:
         try:
-            await self.doorbells.sign_out(self.worker_id)
+            await self.doorbells.sign_out(self.orders.worker_id)
         except DoorbellError as exc:
             log.info("worker could not sign out", reason=str(exc))

@@ -1,8 +1,8 @@
 """A program, not a module to import: Celery beside a worker, which hears the doorbell for it.
 
-`python -m orchestrator.worker.listener FD WORKER_ID` runs one Celery worker that takes a ring, says so on the socket
-FD, and keeps the ring until it is told that the worker found nothing more. It knows no job and no database; it can be
-killed at any moment, and ends with the process that started it.
+`python -m orchestrator.worker.listener FD` reads its orders from standard input and runs one Celery worker, which takes
+a ring, says so on the socket FD, and keeps the ring until it is told that nothing more was found. It knows no job and
+no database; it can be killed at any moment, and ends with the process that started it.
 """
 
 from __future__ import annotations
@@ -13,16 +13,27 @@ import socket
 import sys
 import threading
 import warnings
-from typing import Final
+from typing import Final, Literal
 
+import msgspec
 from celery.platforms import SecurityWarning
+from celery.signals import worker_ready
 
 from orchestrator.scheduling.celery_program import QUEUE, TASK, build_celery
-from orchestrator.settings import load_settings
 from orchestrator.telemetry import configure_logging
 
+LISTENS: Final = b"l"
 RANG: Final = b"r"
 FOUND_NOTHING: Final = b"n"
+
+
+class Orders(msgspec.Struct, frozen=True, kw_only=True):
+    """From the worker, as JSON. redis_url: may hold a password, so it is no argument that others see."""
+
+    worker_id: str
+    redis_url: str
+    log_format: Literal["text", "json"]
+    log_level: Literal["debug", "info", "warning", "error"]
 
 
 class Parent:
@@ -38,6 +49,10 @@ class Parent:
             self._may_go_on.set()
         os._exit(0)
 
+    def tell_of_start(self, **_: object) -> None:
+        """Celery is connected, and takes rings from here on."""
+        self._link.sendall(LISTENS)
+
     def answer_ring(self) -> None:
         """Tell the worker of a ring, and wait until it found nothing more."""
         self._may_go_on.clear()
@@ -46,20 +61,20 @@ class Parent:
 
 
 def main(arguments: list[str]) -> None:
-    descriptor, worker_id = arguments
-    settings = load_settings(os.environ)
-    configure_logging(settings.log.format, settings.log.level)
+    (descriptor,) = arguments
+    orders = msgspec.json.decode(sys.stdin.buffer.read(), type=Orders)
+    configure_logging(orders.log_format, orders.log_level)
     # It tells of every ring that it takes and lets go of.
     logging.getLogger("celery").setLevel(max(logging.getLogger().level, logging.WARNING))
     # That root runs tasks is a danger where messages are pickles; these are JSON, and the one task has no arguments.
     warnings.simplefilter("ignore", SecurityWarning)
-    assert settings.redis.url is not None, "a worker without Redis starts no listener"
     parent = Parent(socket.socket(fileno=int(descriptor)))
     threading.Thread(target=parent.listen, name="parent", daemon=True).start()
-    celery = build_celery(settings.redis.url)
+    celery = build_celery(orders.redis_url)
     celery.task(name=TASK)(parent.answer_ring)
+    worker_ready.connect(parent.tell_of_start, weak=False)
     celery.Worker(
-        hostname=worker_id,
+        hostname=orders.worker_id,
         # In the main thread, and nothing else meanwhile: whoever is busy takes no second ring.
         pool="solo",
         queues=[QUEUE],

@@ -13,6 +13,7 @@ from orchestrator.bootstrap import WorkerServices
 from orchestrator.settings import Settings
 from orchestrator.stopping import Stopper
 from orchestrator.worker.hearing import Hearing
+from orchestrator.worker.listener import Orders
 
 log = structlog.get_logger()
 
@@ -31,7 +32,7 @@ async def work(settings: Settings, open_worker: OpenWorker) -> None:
     stopping = asyncio.Event()
     with stopper.listening():
         try:
-            async with open_worker(settings) as services, _hearing(services):
+            async with open_worker(settings) as services, _hearing(services, settings):
                 stopper.stop = stopping.set
                 log.info("worker started", worker_id=services.worker_id, metrics_port=services.metrics_port)
                 await stopping.wait()
@@ -43,14 +44,18 @@ async def work(settings: Settings, open_worker: OpenWorker) -> None:
 
 
 @asynccontextmanager
-async def _hearing(services: WorkerServices) -> AsyncIterator[None]:
+async def _hearing(services: WorkerServices, settings: Settings) -> AsyncIterator[None]:
     """Without Redis nobody rings, and the worker looks by itself."""
-    if services.doorbells is None:
+    if services.doorbells is None or settings.redis.url is None:
         yield
         return
-    hearing = Hearing(
-        worker_id=services.worker_id, doorbells=services.doorbells, work_until_idle=services.shift.work_until_idle
+    orders = Orders(
+        worker_id=services.worker_id,
+        redis_url=settings.redis.url,
+        log_format=settings.log.format,
+        log_level=settings.log.level,
     )
+    hearing = Hearing(orders=orders, doorbells=services.doorbells, work_until_idle=services.shift.work_until_idle)
     async with asyncio.TaskGroup() as group:
         task = group.create_task(hearing.keep_hearing())
         yield
