@@ -1,7 +1,9 @@
-"""How soon one sees something: the first detection, the end of a cancelled job's work, a server that is ready."""
+"""How soon one sees something: a first detection, the end of a cancelled job, a server that is ready or back again."""
 
 from __future__ import annotations
 
+import os
+import signal
 import statistics
 import time
 from typing import Final
@@ -101,3 +103,28 @@ def start_up(lab: Lab) -> list[Row]:
             first_s.append(first_segment_s(lab, bench))
     beside: dict[str, object] = {"first detection s": statistics.median(first_s)}
     return [row_of_medians("start_up", waits_s, at_most(10), unit="s", beside=beside)]
+
+
+def recovery(lab: Lab) -> list[Row]:
+    """From kill -9 of a server at work to the first new commit of the one that is started in its place at once."""
+    return [row_of_medians("recovery", [recovery_s(lab) for _ in range(STARTS)], at_most(10), unit="s")]
+
+
+def recovery_s(lab: Lab) -> float:
+    data_dir = lab.new_data_dir()
+    with open_stack(lab, data_dir) as bench:
+        video = bench.upload(lab.clip(CANCELLED_FRAMES))
+        job = bench.client.submit(SubmitJob(video_id=video.id, model=bench.model))
+        segments = 0
+        for event in bench.client.follow(job.id):
+            segments += isinstance(event.body, SegmentBody)
+            if segments == SEGMENTS_BEFORE_CANCEL:
+                break
+        last_id = event.id
+        killed_s = time.perf_counter()
+        os.kill(bench.stack.pid, signal.SIGKILL)
+    with open_stack(lab, data_dir) as bench:
+        for event in bench.client.follow(job.id, last_event_id=last_id):
+            if isinstance(event.body, SegmentBody):
+                return time.perf_counter() - killed_s
+    raise MeasurementError(f"job {job.id} was over before its server was killed")

@@ -8,7 +8,8 @@ from typing import Final
 from benchmarks.crowd import crowd
 from benchmarks.gate import gate
 from benchmarks.lab import Lab
-from benchmarks.promptness import cancel, first_detection, start_up
+from benchmarks.promptness import cancel, first_detection, recovery, start_up
+from benchmarks.scale_out import scale_out
 from benchmarks.table import Row
 from benchmarks.throughput import e2e_vs_raw, limit_ratio, stride, triton_tax, vs_ultralytics
 from benchmarks.view import view
@@ -26,8 +27,10 @@ BENCHMARKS: Final[Mapping[str, Benchmark]] = {
     "first_detection": first_detection,
     "cancel": cancel,
     "start_up": start_up,
+    "recovery": recovery,
     "view": view,
     "crowd": crowd,
+    "scale_out": scale_out,
 }
 # Quick enough for every change.
 GUARDED: Final = ("triton_tax", "e2e_vs_raw", "cancel", "view")
