@@ -95,7 +95,7 @@ class JobStore(Protocol):
     async def admit(self, *, max_running: int, now: datetime) -> Sequence[Job]:
         """Move queued jobs to RUNNING, highest priority and then oldest first, up to `max_running` running ones.
 
-        A run that becomes wanted joins at the smallest virtual time among the runs being worked on.
+        A run that becomes wanted joins at the smallest virtual time among the runs being worked on, and has not waited.
         """
 
     async def cancel(self, job_id: str, *, now: datetime) -> tuple[Job, bool]:
@@ -164,6 +164,13 @@ class RunStore(Protocol):
 
         is_strike: the attempt killed its decoder. A lease that expired counts as a strike too; strikes come back with
         the next `lease_next`.
+        """
+
+    async def wait(self, run_id: str, failure: Failure, *, tried_at: datetime, now: datetime) -> datetime:
+        """Note that the attempt that began at `tried_at` was in vain; since when the run waits, whatever for.
+
+        A commit ends the wait, and so does joining anew. The first attempt after a time in which nobody was at work
+        begins another. A run that is not OPEN waits for nothing: nothing is noted then. Raises NotFoundError.
         """
 
     async def is_wanted(self, run_id: str) -> bool:

@@ -14,11 +14,11 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func, or_, select
 
 from orchestrator.core.contract import ModelCard
-from orchestrator.core.fair_queue import joining
 from orchestrator.core.job_moves import check_retriable
 from orchestrator.core.records import KEY_KEPT_FOR, EventKind, Failure, IdempotencyKey, Job, Run
 from orchestrator.core.states import JobState, RunState, SegmentState
 from orchestrator.core.types import JobSpec
+from orchestrator.core.waiting import joined
 from orchestrator.errors import JobNotFoundError, JobTimeoutError
 from orchestrator.ports import Page
 from orchestrator.storage.job_making import find_submitted, forget_keys, insert_job, insert_key, run_of_retry
@@ -222,7 +222,7 @@ def _next_in_queue(connection: Connection, max_running: int) -> Sequence[Job]:
 def _admit_one(connection: Connection, job: Job, *, now: datetime) -> Job:
     run = load_run(connection, job.run_id)
     if not is_wanted(connection, run.id):
-        run = replace(run, virtual_time=joining(run.virtual_time, times_at_work(connection)))
+        run = joined(run, times_at_work(connection))
         save_run(connection, run)
     return move_job(connection, job, run, JobState.RUNNING, now=now)
 

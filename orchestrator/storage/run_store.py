@@ -15,11 +15,11 @@ from sqlalchemy import Connection, and_, bindparam, delete, insert, or_, select
 from orchestrator.core.commitment import merged
 from orchestrator.core.fair_queue import joining
 from orchestrator.core.job_moves import state_after_failed_run
-from orchestrator.core.records import Failure, Job, LeasedSegment, Run
+from orchestrator.core.records import Failure, Job, LeasedSegment, Run, Waiting
 from orchestrator.core.states import NEXT_RUN_STATES, IndexState, JobState, RunState, moved
 from orchestrator.core.types import Lease, SegmentPlan
 from orchestrator.errors import TransitionError
-from orchestrator.storage import leases
+from orchestrator.storage import leases, waits
 from orchestrator.storage.moves import (
     RUNS,
     RUNS_OF_RUNNING_JOBS,
@@ -123,6 +123,19 @@ class SqlRunStore(SqlStore):
     def hand_back(self, connection: Connection, lease: Lease, *, is_strike: bool = False) -> bool:
         return leases.hand_back(connection, lease, is_strike=is_strike)
 
+    async def wait(self, run_id: str, failure: Failure, *, tried_at: datetime, now: datetime) -> datetime:
+        def look(connection: Connection) -> tuple[Waiting, bool]:
+            return waits.after_attempt(connection, run_id, failure, tried_at=tried_at, now=now)
+
+        def note(connection: Connection) -> Waiting:
+            waiting, is_news = look(connection)
+            if is_news:
+                waits.store(connection, run_id, waiting)
+            return waiting
+
+        waiting, is_news = await self.database.read(look)
+        return (await self.database.write(note)).since if is_news else waiting.since
+
     @reading
     def is_wanted(self, connection: Connection, run_id: str) -> bool:
         return is_wanted(connection, run_id)
@@ -157,7 +170,7 @@ class SqlRunStore(SqlStore):
         if run.state is RunState.SUCCEEDED:
             raise TransitionError(f"{run_id} has succeeded; only losing its results may fail it")
         state = moved(NEXT_RUN_STATES, run.state, RunState.FAILED)
-        run = replace(run, state=state, failure=failure, finished_at=now)
+        run = replace(run, state=state, waiting=None, failure=failure, finished_at=now)
         save_run(connection, run)
         connection.execute(leases.REOPEN_SEGMENTS_OF_RUN, {"of_run": run_id})
         ended = []

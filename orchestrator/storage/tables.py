@@ -112,6 +112,7 @@ runs: Final = Table(
     Column("warnings", JSON_VALUE, nullable=False),
     Column("notes", JSON_VALUE, nullable=False),
     Column("virtual_time", Double, nullable=False),
+    Column("waiting", JSON_VALUE),
     Column("failure", JSON_VALUE),
     Column("finished_at", UtcDateTime),
     sqlite_autoincrement=True,

@@ -20,6 +20,7 @@ from orchestrator.core.states import (
     moved,
 )
 from orchestrator.core.types import Candidates, Lease, SegmentPlan
+from orchestrator.core.waiting import is_news, waiting_after
 from orchestrator.errors import LeaseLostError, PartsMovedError, TransitionError
 from orchestrator.testing.world import StoredSegment, World
 
@@ -91,6 +92,14 @@ class MemoryRunStore:
             self.world.set_run(replace(run, virtual_time=refunded(contender, segment.plan.frame_count)))
         return True
 
+    async def wait(self, run_id: str, failure: Failure, *, tried_at: datetime, now: datetime) -> datetime:
+        run = self.world.run(run_id)
+        others = [other.waiting for other in self.world.runs_at_work() if other.waiting is not None]
+        waiting = waiting_after(run.waiting, failure, others=others, tried_at=tried_at, now=now)
+        if run.state is RunState.OPEN and is_news(waiting, run.waiting):
+            self.world.set_run(replace(run, waiting=waiting))
+        return waiting.since
+
     async def is_wanted(self, run_id: str) -> bool:
         return self.world.is_wanted(run_id)
 
@@ -121,7 +130,7 @@ class MemoryRunStore:
         if run.state is RunState.SUCCEEDED:
             raise TransitionError(f"{run_id} has succeeded; only losing its results may fail it")
         state = moved(NEXT_RUN_STATES, run.state, RunState.FAILED)
-        self.world.set_run(replace(run, state=state, failure=failure, finished_at=now))
+        self.world.set_run(replace(run, state=state, waiting=None, failure=failure, finished_at=now))
         self._reopen_all(run_id)
         ended = []
         for job in self.world.jobs_in(*LIVE_JOB_STATES, run_id=run_id):
