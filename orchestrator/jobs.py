@@ -13,7 +13,7 @@ import structlog
 
 from orchestrator.announcing import Announcer
 from orchestrator.core.contract import DEFAULT_CONFIDENCE, MAX_CANDIDATES
-from orchestrator.core.records import Failure, IdempotencyKey, Job, Progress, Run, Video
+from orchestrator.core.records import IdempotencyKey, Job, Progress, Run, Video, Waiting
 from orchestrator.core.states import IndexState, JobState, RunState
 from orchestrator.core.types import JobSpec, RunSpec, Sampling, ServedModel, View
 from orchestrator.core.views import checked_view, class_ids_of
@@ -69,10 +69,7 @@ class JobRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobSnapshot:
-    """A job with all that an answer shows of it. stage: queued, indexing, planning, inferring, finalizing or done.
-
-    waiting_for: what keeps its run from going on just now, such as a Triton that is away.
-    """
+    """A job with all that an answer shows of it. stage: queued, indexing, planning, inferring, finalizing or done."""
 
     job: Job
     run: Run
@@ -80,7 +77,11 @@ class JobSnapshot:
     progress: Progress
     stage: str
     queue_position: int | None
-    waiting_for: Failure | None
+
+    @property
+    def waiting_for(self) -> Waiting | None:
+        """What keeps the job's run from going on just now, such as a Triton that is away."""
+        return self.run.waiting if self.job.state is JobState.RUNNING else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,7 +222,6 @@ class Jobs:
             video=video,
             progress=self.meters.snapshot(run, stage=stage),
             stage=stage,
-            waiting_for=None if job.state.is_terminal else self.meters.waiting_for(run.id),
             queue_position=await self.store.queue_position(job) if job.state is JobState.QUEUED else None,
         )
 

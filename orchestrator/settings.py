@@ -59,6 +59,9 @@ VARIABLES: Final = (
         "TRIREEL_STALL_TIMEOUT_S", "300", "An open segment without a new batch for so long is given up, in seconds."
     ),
     Variable("TRIREEL_LEASE_S", "60", "How long a segment stays with a worker that shows no life, in seconds."),
+    Variable(
+        "TRIREEL_WAIT_BUDGET_S", "3600", "How long a run may wait for Triton or its model before it fails, in seconds."
+    ),
     Variable("TRIREEL_STOP_TIMEOUT_S", "8", "Grace period after SIGTERM, in seconds."),
     Variable("TRIREEL_LOG_FORMAT", "text", "text for people, json for machines."),
     Variable("TRIREEL_LOG_LEVEL", "info", "debug, info, warning or error."),
@@ -140,6 +143,7 @@ class WorkSettings:
     max_running_jobs: int
     stall_timeout_s: float
     lease_s: float
+    wait_budget_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -281,6 +285,7 @@ def load_settings(env: Mapping[str, str], *, cores: int | None = None) -> Settin
             max_running_jobs=read.integer("TRIREEL_MAX_RUNNING_JOBS", 1, 10**5),
             stall_timeout_s=read.seconds("TRIREEL_STALL_TIMEOUT_S", 0.1, 10**6),
             lease_s=read.seconds("TRIREEL_LEASE_S", 1, 10**6),
+            wait_budget_s=read.seconds("TRIREEL_WAIT_BUDGET_S", 1, 10**7),
         ),
         log=LogSettings(
             format=read.choice("TRIREEL_LOG_FORMAT", ("text", "json")),  # type: ignore[arg-type]  # checked

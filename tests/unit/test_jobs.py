@@ -129,6 +129,52 @@ async def test_a_job_tells_what_it_waits_for_until_it_goes_on() -> None:
     assert (ended.job.state, ended.waiting_for) == (JobState.SUCCEEDED, None)
 
 
+async def test_a_run_that_waited_too_long_fails_with_what_it_waited_for_and_a_retry_goes_on() -> None:
+    process = Process(wait_budget_s=100.0)
+    job = (await process.submit()).job
+    await process.plan()
+    await process.worker.work_once()
+    process.catalogue.set_ready("shapes", 1, reason_against="it is loading")
+    for second in range(101):
+        process.clock.seconds = second
+        assert (await process.jobs.snapshot(job.id)).job.state is JobState.RUNNING
+        await process.worker.work_once()
+    failed = await process.jobs.snapshot(job.id)
+    assert failed.job.failure is not None
+    assert failed.job.failure.code == "model_not_ready"
+    assert "waited 100 s" in failed.job.failure.message
+    assert "it is loading" in failed.job.failure.message
+    assert failed.waiting_for is None
+    assert failed.run.ledger.inferred == FIRST_SEGMENT_FRAMES
+    process.catalogue.set_ready("shapes", 1, reason_against=None)
+    await process.jobs.retry(job.id)
+    await process.work_until_idle()
+    assert (await process.jobs.snapshot(job.id)).job.state is JobState.SUCCEEDED
+    assert len(process.model.frames_inferred) == 100
+
+
+async def test_time_in_which_the_server_was_down_fails_nobody() -> None:
+    process = Process(wait_budget_s=100.0)
+    job = (await process.submit()).job
+    await process.plan()
+    process.catalogue.set_ready("shapes", 1, reason_against="it is loading")
+    for seconds in (0.0, 99.0, 5000.0, 5099.0):
+        process.clock.seconds = seconds
+        await process.worker.work_once()
+        assert (await process.jobs.snapshot(job.id)).job.state is JobState.RUNNING
+
+
+async def test_only_a_running_job_waits_for_triton() -> None:
+    process = Process(retry_pause_s=5.0, max_running_jobs=1)
+    process.model.failures = deque([TritonUnavailableError("away")])
+    video_id = await process.upload()
+    running, queued = [(await process.submit(video_id, priority=priority)).job for priority in (50, 40)]
+    await process.plan()
+    await process.worker.work_once()
+    waiting = [(await process.jobs.snapshot(job.id)).waiting_for for job in (running, queued)]
+    assert [each is None for each in waiting] == [False, True]
+
+
 async def test_a_file_that_kills_its_indexer_holds_nobody_else_up() -> None:
     process = Process(video=GeneratedVideo(frame_count=8))
     deadly_id = await process.upload_deadly()
