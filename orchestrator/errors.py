@@ -323,6 +323,12 @@ class RunUnwantedError(TrireelError):
     code = "run_unwanted"
 
 
+class WorkerLostError(TrireelError):
+    """Whoever worked on a segment showed no life until its lease ended: the process or its machine died, or hung."""
+
+    code = "worker_lost"
+
+
 class JobTimeoutError(TrireelError):
     """The job took longer than its own `timeout_s`."""
 

@@ -146,14 +146,16 @@ class Worker:
         )
 
     async def _give_frames_up(self, leased: LeasedSegment) -> Run:
-        """Commit a segment that no decoder survives, all its frames failed."""
+        """Commit a segment that no decoder survives, all its frames failed as the last attempt was."""
         frames = await self.sampled.of(leased.run)
         stamps = frames.stamps(leased.plan.first_sample, leased.plan.last_sample)
-        log.warning("segment given up", strikes=leased.strikes, frames=len(stamps))
+        # Strikes of releases that kept no reason were crashes, as far as anybody knows.
+        reason = leased.strike_reason or DecoderCrashedError.code
+        log.warning("segment given up", strikes=leased.strikes, reason=reason, frames=len(stamps))
         result = SegmentResult(
             candidates=Candidates.empty(),
             stamps=(),
-            report=all_failed(stamps, DecoderCrashedError.code),
+            report=all_failed(stamps, reason),
             seconds=StageSeconds(),
         )
         return await self.tools.parts.commit(leased.lease, result, now=self.tools.utc_now())
@@ -162,7 +164,7 @@ class Worker:
         """Hand the segment back, or end its run, by the kind of the error."""
         run = leased.run
         is_strike = isinstance(error, DecoderError) and not isinstance(error, DecoderUnavailableError)
-        is_held = await self.tools.runs.hand_back(leased.lease, is_strike=is_strike)
+        is_held = await self.tools.runs.hand_back(leased.lease, strike=error.code if is_strike else None)
         job_ids = await self.upkeep.job_ids(run.id)
         if not is_held:
             log.warning("segment lost to another attempt", job_ids=job_ids, code=error.code)

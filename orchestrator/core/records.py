@@ -161,12 +161,16 @@ class IdempotencyKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeasedSegment:
-    """A segment with all that working on it needs. strikes: attempts that killed their decoder or their worker."""
+    """A segment with all that working on it needs.
+
+    strikes: attempts that killed their decoder or their worker. strike_reason: the code of the last of them.
+    """
 
     lease: Lease
     plan: SegmentPlan
     run: Run
     strikes: int = 0
+    strike_reason: str | None = None
 
 
 class EventKind(StrEnum):

@@ -159,11 +159,11 @@ class RunStore(Protocol):
     async def renew(self, lease: Lease, *, until: datetime) -> None:
         """Raises LeaseLostError."""
 
-    async def hand_back(self, lease: Lease, *, is_strike: bool = False) -> bool:
+    async def hand_back(self, lease: Lease, *, strike: str | None = None) -> bool:
         """LEASED becomes OPEN, and what the lease cost the run is refunded; False if the lease was lost.
 
-        is_strike: the attempt killed its decoder. A lease that expired counts as a strike too; strikes come back with
-        the next `lease_next`.
+        strike: the code with which the attempt killed its decoder. A lease that expired counts as a strike too, as
+        `worker_lost`; strikes, and the code of the last one, come back with the next `lease_next`.
         """
 
     async def wait(self, run_id: str, failure: Failure, *, tried_at: datetime, now: datetime) -> datetime:

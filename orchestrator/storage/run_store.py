@@ -111,7 +111,7 @@ class SqlRunStore(SqlStore):
 
         def lease(connection: Connection) -> LeasedSegment | None:
             chosen = choose(connection)
-            return None if chosen is None else leases.lease(connection, chosen, until=until)
+            return None if chosen is None else leases.take(connection, chosen, until=until)
 
         return None if await self.database.read(choose) is None else await self.database.write(lease)
 
@@ -120,8 +120,8 @@ class SqlRunStore(SqlStore):
         leases.renew(connection, lease, until=until)
 
     @writing
-    def hand_back(self, connection: Connection, lease: Lease, *, is_strike: bool = False) -> bool:
-        return leases.hand_back(connection, lease, is_strike=is_strike)
+    def hand_back(self, connection: Connection, lease: Lease, *, strike: str | None = None) -> bool:
+        return leases.hand_back(connection, lease, strike=strike)
 
     async def wait(self, run_id: str, failure: Failure, *, tried_at: datetime, now: datetime) -> datetime:
         def look(connection: Connection) -> tuple[Waiting, bool]:

@@ -139,6 +139,8 @@ segments: Final = Table(
     # Leases given so far: the fencing token. Strikes: those of them that killed their decoder or their worker.
     Column("attempt", Integer, nullable=False),
     Column("strikes", Integer, nullable=False),
+    # The code of the last strike.
+    Column("strike_reason", Text),
     Column("leased_until", UtcDateTime),
     # Known from the commit on: source indices, and [index, reason] of each frame that gave no picture.
     Column("first_frame", BigInteger),

@@ -21,7 +21,7 @@ from orchestrator.core.states import (
 )
 from orchestrator.core.types import Candidates, Lease, SegmentPlan
 from orchestrator.core.waiting import is_news, waiting_after
-from orchestrator.errors import LeaseLostError, PartsMovedError, TransitionError
+from orchestrator.errors import LeaseLostError, PartsMovedError, TransitionError, WorkerLostError
 from orchestrator.testing.world import StoredSegment, World
 
 
@@ -81,11 +81,11 @@ class MemoryRunStore:
             raise LeaseLostError(f"segment {lease.segment} of {lease.run_id} belongs to another attempt")
         segment.leased_until = until
 
-    async def hand_back(self, lease: Lease, *, is_strike: bool = False) -> bool:
+    async def hand_back(self, lease: Lease, *, strike: str | None = None) -> bool:
         segment = self.world.held(lease)
         if segment is None:
             return False
-        segment.reopen(strikes=int(is_strike))
+        segment.reopen(strike=strike)
         if self.world.is_wanted(lease.run_id):
             run = self.world.run(lease.run_id)
             contender = Contender(run.id, run.virtual_time, self._weight(run))
@@ -152,13 +152,15 @@ class MemoryRunStore:
 
     def _lease(self, contender: Contender, segment: StoredSegment, *, until: datetime) -> LeasedSegment:
         if segment.state is SegmentState.LEASED:
-            segment.reopen(strikes=1)
+            segment.reopen(strike=WorkerLostError.code)
         segment.state, segment.attempt, segment.leased_until = SegmentState.LEASED, segment.attempt + 1, until
         run = self.world.runs[contender.run_id]
         run = replace(run, virtual_time=charged(contender, segment.plan.frame_count))
         self.world.set_run(run)
         lease = Lease(run.id, segment.plan.number, segment.attempt, until)
-        return LeasedSegment(lease=lease, plan=segment.plan, run=run, strikes=segment.strikes)
+        return LeasedSegment(
+            lease=lease, plan=segment.plan, run=run, strikes=segment.strikes, strike_reason=segment.strike_reason
+        )
 
     def _reopen_all(self, run_id: str) -> int:
         leased = [each for each in self.world.segments.get(run_id, []) if each.state is SegmentState.LEASED]

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
+from datetime import timedelta
+
+import pytest
 
 from orchestrator.core.planning import FIRST_SEGMENT_FRAMES
 from orchestrator.core.states import JobState
 from orchestrator.errors import (
     DecoderCrashedError,
+    DecoderError,
+    DecoderStalledError,
     DecoderUnavailableError,
     InferenceError,
     TritonUnavailableError,
@@ -18,8 +23,9 @@ from orchestrator.testing.fake_reader import GeneratedVideo
 from tests.support.process import Process
 
 
-async def test_a_segment_that_kills_its_decoder_3_times_fails_its_frames_and_ends() -> None:
-    process = Process(video=GeneratedVideo(frame_count=8, segment_error=DecoderCrashedError("signal 11")))
+@pytest.mark.parametrize("error", [DecoderCrashedError("signal 11"), DecoderStalledError("no batch for 300 s")])
+async def test_a_segment_that_kills_its_decoder_3_times_fails_its_frames_with_the_reason(error: DecoderError) -> None:
+    process = Process(video=GeneratedVideo(frame_count=8, segment_error=error))
     job = (await process.submit()).job
     await process.plan()
     for _ in range(3):
@@ -27,8 +33,23 @@ async def test_a_segment_that_kills_its_decoder_3_times_fails_its_frames_and_end
     assert (await process.jobs.snapshot(job.id)).run.segments_done == 0
     await process.work_until_idle()
     ended = await process.jobs.snapshot(job.id)
-    assert ended.run.ledger.reasons == {"decoder_crashed": 8}
+    assert ended.run.ledger.reasons == {error.code: 8}
     assert ended.job.state is JobState.FAILED
+
+
+async def test_a_segment_that_loses_its_worker_3_times_fails_its_frames_as_such() -> None:
+    process = Process(video=GeneratedVideo(frame_count=8))
+    job = (await process.submit()).job
+    await process.plan()
+    runs, now = process.stores.runs, process.clock.utc_now()
+    for _ in range(3):
+        # Taken by somebody of whom nothing is heard again.
+        until = now + timedelta(seconds=60)
+        assert await runs.lease_next(after=None, avoid=(), now=now, until=until) is not None
+        now = until
+    process.clock.seconds = 180.0
+    await process.worker.work_once()
+    assert (await process.jobs.snapshot(job.id)).run.ledger.reasons == {"worker_lost": FIRST_SEGMENT_FRAMES}
 
 
 async def test_a_video_error_while_decoding_ends_the_job_with_its_own_code() -> None:
