@@ -21,6 +21,12 @@ class SettingsError(TrireelError):
     code = "settings_invalid"
 
 
+class DataDirForeignError(SettingsError):
+    """The data directory and the database were not used with each other before."""
+
+    code = "data_dir_foreign"
+
+
 # What a caller asked for cannot be asked.
 
 

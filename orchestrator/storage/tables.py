@@ -180,6 +180,9 @@ jobs: Final = Table(
     sqlite_autoincrement=True,
 )
 
+# Of the directory that the database was first used with: one row, or none yet.
+data_directory: Final = Table("data_directory", metadata, Column("identity", ID, primary_key=True))
+
 # Outlive their job, so that a submit that is sent again late does not bring back what was deleted.
 idempotency_keys: Final = Table(
     "idempotency_keys",
