@@ -86,8 +86,8 @@ class JobStore(Protocol):
     ) -> Page[Job]:
         """Newest first. model: "name" or "name:version". Raises CursorInvalidError."""
 
-    async def queue_position(self, job: Job) -> int | None:
-        """1 is next; None unless QUEUED."""
+    async def queue_positions(self, job_ids: Collection[str]) -> dict[str, int]:
+        """Of those that are QUEUED, by id; 1 is next."""
 
     async def counts(self) -> dict[JobState, int]:
         """Number of jobs in each state."""

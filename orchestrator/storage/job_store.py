@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func, select
 
 from orchestrator.core.contract import ModelCard
 from orchestrator.core.job_moves import check_retriable
@@ -41,23 +41,21 @@ JOB: Final = JOBS.where(jobs.c.id == bindparam("job_id"))
 JOBS_OF_RUN: Final = JOBS.where(jobs.c.run_id == bindparam("run_id")).order_by(jobs.c.seq)
 CANCELLING_JOBS: Final = JOBS.where(jobs.c.state == JobState.CANCELLING).order_by(jobs.c.seq)
 LIMITED_JOBS: Final = JOBS.where(jobs.c.state == JobState.RUNNING, jobs.c.timeout_s.is_not(None)).order_by(jobs.c.seq)
+NEXT_FIRST: Final = (jobs.c.priority.desc(), jobs.c.seq)
 QUEUED_JOBS: Final = JOBS.where(jobs.c.state == JobState.QUEUED)
-NEXT_QUEUED_JOBS: Final = QUEUED_JOBS.order_by(jobs.c.priority.desc(), jobs.c.seq).limit(bindparam("room"))
+NEXT_QUEUED_JOBS: Final = QUEUED_JOBS.order_by(*NEXT_FIRST).limit(bindparam("room"))
 COUNT_BY_STATE: Final = select(jobs.c.state, func.count()).group_by(jobs.c.state)
 COUNT_RUNNING: Final = select(func.count()).select_from(jobs).where(jobs.c.state == JobState.RUNNING)
-PLACE_IN_QUEUE: Final = select(jobs.c.priority, jobs.c.seq).where(
-    jobs.c.id == bindparam("job_id"), jobs.c.state == JobState.QUEUED
+# The whole queue from its index, numbered once, and not counted for each job.
+QUEUE: Final = (
+    select(jobs.c.seq, func.row_number().over(order_by=NEXT_FIRST).label("position"))
+    .where(jobs.c.state == JobState.QUEUED)
+    .subquery()
 )
-COUNT_BEFORE: Final = (
-    select(func.count())
-    .select_from(jobs)
-    .where(
-        jobs.c.state == JobState.QUEUED,
-        or_(
-            jobs.c.priority > bindparam("priority"),
-            and_(jobs.c.priority == bindparam("priority"), jobs.c.seq < bindparam("seq")),
-        ),
-    )
+QUEUE_POSITIONS: Final = (
+    select(jobs.c.id, QUEUE.c.position)
+    .join(QUEUE, QUEUE.c.seq == jobs.c.seq)
+    .where(jobs.c.id.in_(bindparam("job_ids", expanding=True)))
 )
 DELETE_JOB: Final = delete(jobs).where(jobs.c.id == bindparam("job_id"))
 # A stream ends with the last one there is; what came before the end is still told.
@@ -128,13 +126,10 @@ class SqlJobStore(SqlStore):
             rows = rows.join(runs, runs.c.id == jobs.c.run_id).where(_is_of_model(model))
         return read_page(connection, rows, seq=jobs.c.seq, to_item=to_job, limit=limit, cursor=cursor)
 
-    @reading
-    def queue_position(self, connection: Connection, job: Job) -> int | None:
-        place = connection.execute(PLACE_IN_QUEUE, {"job_id": job.id}).mappings().one_or_none()
-        if place is None:
-            return None
-        before: int = connection.execute(COUNT_BEFORE, dict(place)).scalar_one()
-        return before + 1
+    async def queue_positions(self, job_ids: Collection[str]) -> dict[str, int]:
+        if not job_ids:
+            return {}
+        return await self.database.read(lambda connection: _queue_positions(connection, job_ids))
 
     @reading
     def counts(self, connection: Connection) -> dict[JobState, int]:
@@ -201,6 +196,10 @@ def _load_job(connection: Connection, job_id: str) -> Job:
     if row is None:
         raise JobNotFoundError(f"there is no job {job_id:.80}; GET /v1/jobs lists those there are")
     return to_job(row)
+
+
+def _queue_positions(connection: Connection, job_ids: Collection[str]) -> dict[str, int]:
+    return {job_id: position for job_id, position in connection.execute(QUEUE_POSITIONS, {"job_ids": list(job_ids)})}
 
 
 def _delete_orphan(connection: Connection, run_id: str) -> str | None:

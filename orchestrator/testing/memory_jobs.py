@@ -104,9 +104,9 @@ class MemoryJobStore:
         ]
         return page_of(shown, limit=limit, cursor=cursor)
 
-    async def queue_position(self, job: Job) -> int | None:
-        ids = [queued.id for queued in self._queue()]
-        return ids.index(job.id) + 1 if job.id in ids else None
+    async def queue_positions(self, job_ids: Collection[str]) -> dict[str, int]:
+        queue = [job.id for job in self._queue()]
+        return {job_id: position for position, job_id in enumerate(queue, start=1) if job_id in job_ids}
 
     async def counts(self) -> dict[JobState, int]:
         return {state: len(self.world.jobs_in(state)) for state in JobState}
