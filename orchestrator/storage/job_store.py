@@ -39,10 +39,12 @@ from orchestrator.storage.transactions import SqlStore, reading, writing
 JOBS: Final = select(jobs)
 JOB: Final = JOBS.where(jobs.c.id == bindparam("job_id"))
 JOBS_OF_RUN: Final = JOBS.where(jobs.c.run_id == bindparam("run_id")).order_by(jobs.c.seq)
+JOB_OF_RUN: Final = select(jobs.c.seq).where(jobs.c.run_id == bindparam("run_id")).limit(1)
 CANCELLING_JOBS: Final = JOBS.where(jobs.c.state == JobState.CANCELLING).order_by(jobs.c.seq)
 LIMITED_JOBS: Final = JOBS.where(jobs.c.state == JobState.RUNNING, jobs.c.timeout_s.is_not(None)).order_by(jobs.c.seq)
 NEXT_FIRST: Final = (jobs.c.priority.desc(), jobs.c.seq)
 QUEUED_JOBS: Final = JOBS.where(jobs.c.state == JobState.QUEUED)
+QUEUED_JOB: Final = select(jobs.c.seq).where(jobs.c.state == JobState.QUEUED).limit(1)
 NEXT_QUEUED_JOBS: Final = QUEUED_JOBS.order_by(*NEXT_FIRST).limit(bindparam("room"))
 COUNT_BY_STATE: Final = select(jobs.c.state, func.count()).group_by(jobs.c.state)
 COUNT_RUNNING: Final = select(func.count()).select_from(jobs).where(jobs.c.state == JobState.RUNNING)
@@ -204,7 +206,7 @@ def _queue_positions(connection: Connection, job_ids: Collection[str]) -> dict[s
 
 def _delete_orphan(connection: Connection, run_id: str) -> str | None:
     """Delete the run if no job has it any more; its id if so."""
-    if is_any(connection, JOBS_OF_RUN, {"run_id": run_id}):
+    if is_any(connection, JOB_OF_RUN, {"run_id": run_id}):
         return None
     connection.execute(DELETE_RUN, {"run_id": run_id})
     return run_id
@@ -212,7 +214,7 @@ def _delete_orphan(connection: Connection, run_id: str) -> str | None:
 
 def _next_in_queue(connection: Connection, max_running: int) -> Sequence[Job]:
     """The queued jobs that there is room for."""
-    if not is_any(connection, QUEUED_JOBS):
+    if not is_any(connection, QUEUED_JOB):
         return ()
     room = max_running - connection.execute(COUNT_RUNNING).scalar_one()
     return load_jobs(connection, NEXT_QUEUED_JOBS, {"room": room}) if room > 0 else ()

@@ -22,7 +22,7 @@ from orchestrator.errors import TransitionError
 from orchestrator.storage import leases, waits
 from orchestrator.storage.moves import (
     RUNS,
-    RUNS_OF_RUNNING_JOBS,
+    WANTED_RUNS,
     is_any,
     is_wanted,
     live_jobs,
@@ -39,11 +39,8 @@ from orchestrator.storage.transactions import SqlStore, reading, writing
 RUNS_NAMED: Final = RUNS.where(runs.c.id.in_(bindparam("run_ids", expanding=True)))
 RUNS_TO_PLAN: Final = (
     RUNS.join(videos, videos.c.id == runs.c.video_id)
-    .where(
-        runs.c.state == RunState.WAITING,
-        videos.c.index_state != IndexState.PENDING,
-        runs.c.id.in_(RUNS_OF_RUNNING_JOBS),
-    )
+    .where(runs.c.id.in_(WANTED_RUNS.where(runs.c.state == RunState.WAITING)))
+    .where(videos.c.index_state != IndexState.PENDING)
     .order_by(runs.c.seq)
 )
 IS_COMPLETE: Final = and_(runs.c.state == RunState.OPEN, runs.c.segments_done == runs.c.segments_total)
@@ -143,7 +140,7 @@ class SqlRunStore(SqlStore):
     @writing
     def free_leases(self, connection: Connection) -> int:
         # No strikes: that a server stopped says nothing against the segments that were open in it.
-        return connection.execute(leases.REOPEN_SEGMENTS).rowcount
+        return connection.execute(leases.REOPEN_ALL_SEGMENTS).rowcount
 
     async def to_finalize(self) -> Sequence[Run]:
         if not await self.database.read(lambda connection: is_any(connection, RUN_TO_FINALIZE)):

@@ -167,7 +167,7 @@ jobs: Final = Table(
     Column("owner", Text, nullable=False),
     Column("run_id", ID, ForeignKey("runs.id"), nullable=False, index=True),
     Column("video_id", ID, nullable=False, index=True),
-    Column("state", _states(JobState), nullable=False, index=True),
+    Column("state", _states(JobState), nullable=False),
     Column("view", JSON_VALUE, nullable=False),
     Column("priority", Integer, nullable=False),
     Column("timeout_s", Double),
@@ -179,6 +179,9 @@ jobs: Final = Table(
     Column("failure", JSON_VALUE),
     sqlite_autoincrement=True,
 )
+
+# The queue in its order, and jobs by state.
+Index("jobs_by_state_next_first", jobs.c.state, jobs.c.priority.desc(), jobs.c.seq)
 
 # Of the directory that the database was first used with: one row, or none yet.
 data_directory: Final = Table("data_directory", metadata, Column("identity", ID, primary_key=True))

@@ -11,13 +11,13 @@ from orchestrator.core.records import Failure, Waiting
 from orchestrator.core.states import RunState
 from orchestrator.core.waiting import is_news, waiting_after
 from orchestrator.errors import NotFoundError
-from orchestrator.storage.moves import RUNS_OF_RUNNING_JOBS, UPDATE_RUN
+from orchestrator.storage.moves import UPDATE_RUN, WANTED_RUNS
 from orchestrator.storage.row_codec import to_waiting
 from orchestrator.storage.tables import runs
 
 OF_RUN: Final = select(runs.c.state, runs.c.waiting).where(runs.c.id == bindparam("run_id"))
-AT_WORK: Final = select(runs.c.waiting).where(
-    runs.c.state == RunState.OPEN, runs.c.waiting.is_not(None), runs.c.id.in_(RUNS_OF_RUNNING_JOBS)
+AT_WORK: Final = WANTED_RUNS.with_only_columns(runs.c.waiting).where(
+    runs.c.state == RunState.OPEN, runs.c.waiting.is_not(None)
 )
 
 
