@@ -48,8 +48,9 @@ class Tuning:
     """segment_frames: sampled frames a segment. batch_frames: most frames a request to Triton.
 
     window_frames: in flight over all segments, unless a model takes more at once.
-    lease_s: how long a segment stays with a worker that shows no life. wanted_poll_s: how often a run at work is
-    asked whether it is still wanted. retry_pause_s: before a segment is tried again while Triton is away.
+    lease_s: how long a segment stays with a worker that shows no life. wait_budget_s: how long a run may wait for
+    Triton or its model. wanted_poll_s: how often a run at work is asked whether it is still wanted. retry_pause_s:
+    before a segment is tried again while Triton is away.
     """
 
     segment_frames: int
@@ -57,6 +58,7 @@ class Tuning:
     window_frames: int
     max_running_jobs: int
     lease_s: float
+    wait_budget_s: float
     wanted_poll_s: float = WANTED_POLL_S
     retry_pause_s: float = RETRY_PAUSE_S
 
@@ -107,6 +109,7 @@ class UseCases:
             postponed=self._postponed,
             batch_frames=tuning.batch_frames,
             retry_pause_s=tuning.retry_pause_s,
+            wait_budget_s=tuning.wait_budget_s,
         )
 
     def _videos(self) -> Videos:

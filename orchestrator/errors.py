@@ -21,6 +21,12 @@ class SettingsError(TrireelError):
     code = "settings_invalid"
 
 
+class DataDirForeignError(SettingsError):
+    """The data directory and the database were not used with each other before."""
+
+    code = "data_dir_foreign"
+
+
 # What a caller asked for cannot be asked.
 
 
@@ -331,6 +337,12 @@ class RunUnwantedError(TrireelError):
     """The last job let go of its run while a segment was being worked on; no failure, only an end."""
 
     code = "run_unwanted"
+
+
+class WorkerLostError(TrireelError):
+    """Whoever worked on a segment showed no life until its lease ended: the process or its machine died, or hung."""
+
+    code = "worker_lost"
 
 
 class JobTimeoutError(TrireelError):

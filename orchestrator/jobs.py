@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 
@@ -13,7 +13,7 @@ import structlog
 
 from orchestrator.announcing import Announcer
 from orchestrator.core.contract import DEFAULT_CONFIDENCE, MAX_CANDIDATES
-from orchestrator.core.records import Failure, IdempotencyKey, Job, Progress, Run, Video
+from orchestrator.core.records import IdempotencyKey, Job, Progress, Run, Video, Waiting
 from orchestrator.core.states import IndexState, JobState, RunState
 from orchestrator.core.types import JobSpec, RunSpec, Sampling, ServedModel, View
 from orchestrator.core.views import checked_view, class_ids_of
@@ -69,10 +69,7 @@ class JobRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobSnapshot:
-    """A job with all that an answer shows of it. stage: queued, indexing, planning, inferring, finalizing or done.
-
-    waiting_for: what keeps its run from going on just now, such as a Triton that is away.
-    """
+    """A job with all that an answer shows of it. stage: queued, indexing, planning, inferring, finalizing or done."""
 
     job: Job
     run: Run
@@ -80,7 +77,11 @@ class JobSnapshot:
     progress: Progress
     stage: str
     queue_position: int | None
-    waiting_for: Failure | None
+
+    @property
+    def waiting_for(self) -> Waiting | None:
+        """What keeps the job's run from going on just now, such as a Triton that is away."""
+        return self.run.waiting if self.job.state is JobState.RUNNING else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +125,7 @@ class Jobs:
             spec, key=named, card=model.card, video_id=video.id, owner=owner, now=self.utc_now()
         )
         if is_known:
-            return await self._assemble(job, run, video), True
+            return self._assemble(job, run, video, await self._queue_positions([job])), True
         return await self._tell_submitted(job, run, video), False
 
     async def snapshot(self, job_id: str) -> JobSnapshot:
@@ -140,8 +141,9 @@ class Jobs:
         page = await self.store.page(limit=limit, cursor=cursor, states=states, model=model)
         runs = await self.runs.many({job.run_id for job in page.items})
         videos = await self.videos.many({job.video_id for job in page.items})
+        positions = await self._queue_positions(page.items)
         snapshots = [
-            await self._assemble(job, runs[job.run_id], videos[job.video_id])
+            self._assemble(job, runs[job.run_id], videos[job.video_id], positions)
             for job in page.items
             # A job may be deleted between the look-ups.
             if job.run_id in runs and job.video_id in videos
@@ -198,7 +200,7 @@ class Jobs:
     async def _tell_submitted(self, job: Job, run: Run, video: Video) -> JobSnapshot:
         log.info("job submitted", job_id=job.id, run_id=run.id, video_id=video.id, model=str(run.spec.model))
         await self.announcer.announce([job])
-        return await self._assemble(job, run, video)
+        return self._assemble(job, run, video, await self._queue_positions([job]))
 
     async def _forget_run(self, run_id: str) -> None:
         """Of one whose rows are deleted, the rest."""
@@ -211,9 +213,13 @@ class Jobs:
             await self.reader.close_run(run_id)
 
     async def _snapshot_of(self, job: Job) -> JobSnapshot:
-        return await self._assemble(job, await self.runs.get(job.run_id), await self.videos.get(job.video_id))
+        run, video = await self.runs.get(job.run_id), await self.videos.get(job.video_id)
+        return self._assemble(job, run, video, await self._queue_positions([job]))
 
-    async def _assemble(self, job: Job, run: Run, video: Video) -> JobSnapshot:
+    async def _queue_positions(self, jobs: Sequence[Job]) -> Mapping[str, int]:
+        return await self.store.queue_positions({job.id for job in jobs if job.state is JobState.QUEUED})
+
+    def _assemble(self, job: Job, run: Run, video: Video, queue_positions: Mapping[str, int]) -> JobSnapshot:
         stage = stage_of(job, run, video)
         return JobSnapshot(
             job=job,
@@ -221,8 +227,7 @@ class Jobs:
             video=video,
             progress=self.meters.snapshot(run, stage=stage),
             stage=stage,
-            waiting_for=None if job.state.is_terminal else self.meters.waiting_for(run.id),
-            queue_position=await self.store.queue_position(job) if job.state is JobState.QUEUED else None,
+            queue_position=queue_positions.get(job.id),
         )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from orchestrator.core.progress import RunMeter
-from orchestrator.core.records import Failure, Progress, Run, Video
+from orchestrator.core.records import Progress, Run, Video
 from orchestrator.core.sampling import SampledFrames
 from orchestrator.core.states import RunState
 from orchestrator.ports import EventBus
@@ -19,7 +19,6 @@ class Meters:
     bus: EventBus
     monotonic_s: Callable[[], float]
     _by_run: dict[str, RunMeter] = field(default_factory=dict)
-    _waiting: dict[str, Failure] = field(default_factory=dict)
 
     def begin(self, run: Run, video: Video, frames: SampledFrames) -> None:
         """Meter a planned run; nothing happens if it is metered already."""
@@ -34,15 +33,7 @@ class Meters:
             frames_per_sample=source_frames / len(frames),
         )
 
-    def wait(self, run_id: str, failure: Failure) -> None:
-        """Note what keeps a run from going on; its next batch clears it."""
-        self._waiting[run_id] = failure
-
-    def waiting_for(self, run_id: str) -> Failure | None:
-        return self._waiting.get(run_id)
-
     async def inferred(self, run_id: str, segment: int, frames: int) -> None:
-        self._waiting.pop(run_id, None)
         meter = self._by_run.get(run_id)
         if meter:
             meter.infer(segment, frames, now_s=self.monotonic_s())
@@ -60,7 +51,6 @@ class Meters:
             meter.give_up(segment)
 
     def end(self, run_id: str) -> None:
-        self._waiting.pop(run_id, None)
         self._by_run.pop(run_id, None)
 
     def snapshot(self, run: Run, *, stage: str) -> Progress:

@@ -60,6 +60,9 @@ VARIABLES: Final = (
     ),
     Variable("TRIREEL_LEASE_S", "60", "How long a segment stays with a worker that shows no life, in seconds."),
     Variable("TRIREEL_METRICS_PORT", "0", "Port of a worker's metrics; 0 takes a free one."),
+    Variable(
+        "TRIREEL_WAIT_BUDGET_S", "3600", "How long a run may wait for Triton or its model before it fails, in seconds."
+    ),
     Variable("TRIREEL_STOP_TIMEOUT_S", "8", "Grace period after SIGTERM, in seconds."),
     Variable("TRIREEL_LOG_FORMAT", "text", "text for people, json for machines."),
     Variable("TRIREEL_LOG_LEVEL", "info", "debug, info, warning or error."),
@@ -145,6 +148,7 @@ class WorkSettings:
     stall_timeout_s: float
     lease_s: float
     metrics_port: int
+    wait_budget_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -287,6 +291,7 @@ def load_settings(env: Mapping[str, str], *, cores: int | None = None) -> Settin
             stall_timeout_s=read.seconds("TRIREEL_STALL_TIMEOUT_S", 0.1, 10**6),
             lease_s=read.seconds("TRIREEL_LEASE_S", 1, 10**6),
             metrics_port=read.integer("TRIREEL_METRICS_PORT", 0, 65535),
+            wait_budget_s=read.seconds("TRIREEL_WAIT_BUDGET_S", 1, 10**7),
         ),
         log=LogSettings(
             format=read.choice("TRIREEL_LOG_FORMAT", ("text", "json")),  # type: ignore[arg-type]  # checked

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Final
 
 import structlog
@@ -45,6 +45,7 @@ UNEXPECTED: Final = Failure(
 class Worker:
     """One taker of segments. batch_frames: most frames a request to Triton. retry_pause_s: of a run that waits.
 
+    wait_budget_s: how long a run may wait for Triton or its model, without a segment committed, before it fails.
     after: the run and segment it ended last, whose decoder is still open.
     """
 
@@ -59,6 +60,7 @@ class Worker:
     postponed: Postponed
     batch_frames: int
     retry_pause_s: float
+    wait_budget_s: float
     after: tuple[str, int] | None = None
 
     async def work_once(self) -> bool:
@@ -71,7 +73,7 @@ class Worker:
             return False
         with structlog.contextvars.bound_contextvars(run_id=leased.run.id, segment=leased.plan.number):
             try:
-                await self._work_on(leased)
+                await self._work_on(leased, leased_at=now)
             except asyncio.CancelledError:
                 self.meters.gave_up(leased.run.id, leased.plan.number)
                 await asyncio.shield(self.tools.runs.hand_back(leased.lease))
@@ -86,7 +88,7 @@ class Worker:
                 await self._fail(leased.run, UNEXPECTED)
         return True
 
-    async def _work_on(self, leased: LeasedSegment) -> None:
+    async def _work_on(self, leased: LeasedSegment, *, leased_at: datetime) -> None:
         failure: TrireelError | None = None
         try:
             is_lost = leased.strikes >= MAX_STRIKES
@@ -96,7 +98,7 @@ class Worker:
         if failure is not None:
             self.after = None
             self.meters.gave_up(leased.run.id, leased.plan.number)
-            await self._after_failure(leased, failure)
+            await self._after_failure(leased, failure, leased_at=leased_at)
             return
         self.after = (leased.run.id, leased.plan.number)
         await self.meters.committed(run, leased.plan.number)
@@ -144,23 +146,25 @@ class Worker:
         )
 
     async def _give_frames_up(self, leased: LeasedSegment) -> Run:
-        """Commit a segment that no decoder survives, all its frames failed."""
+        """Commit a segment that no decoder survives, all its frames failed as the last attempt was."""
         frames = await self.sampled.of(leased.run)
         stamps = frames.stamps(leased.plan.first_sample, leased.plan.last_sample)
-        log.warning("segment given up", strikes=leased.strikes, frames=len(stamps))
+        # Strikes of releases that kept no reason were crashes, as far as anybody knows.
+        reason = leased.strike_reason or DecoderCrashedError.code
+        log.warning("segment given up", strikes=leased.strikes, reason=reason, frames=len(stamps))
         result = SegmentResult(
             candidates=Candidates.empty(),
             stamps=(),
-            report=all_failed(stamps, DecoderCrashedError.code),
+            report=all_failed(stamps, reason),
             seconds=StageSeconds(),
         )
         return await self.tools.parts.commit(leased.lease, result, now=self.tools.utc_now())
 
-    async def _after_failure(self, leased: LeasedSegment, error: TrireelError) -> None:
+    async def _after_failure(self, leased: LeasedSegment, error: TrireelError, *, leased_at: datetime) -> None:
         """Hand the segment back, or end its run, by the kind of the error."""
         run = leased.run
         is_strike = isinstance(error, DecoderError) and not isinstance(error, DecoderUnavailableError)
-        is_held = await self.tools.runs.hand_back(leased.lease, is_strike=is_strike)
+        is_held = await self.tools.runs.hand_back(leased.lease, strike=error.code if is_strike else None)
         job_ids = await self.upkeep.job_ids(run.id)
         if not is_held:
             log.warning("segment lost to another attempt", job_ids=job_ids, code=error.code)
@@ -171,21 +175,38 @@ class Worker:
             strikes = leased.strikes + 1
             log.warning("decoder failed", job_ids=job_ids, code=error.code, message=str(error), strikes=strikes)
         elif error.retryable:
-            self._postpone(run, error, job_ids)
+            log.warning("run waits", job_ids=job_ids, code=error.code, message=str(error))
+            await self._postpone(run, Failure(code=error.code, message=str(error)), tried_at=leased_at)
         else:
             await self._fail(run, Failure(code=error.code, message=str(error)))
 
-    def _postpone(self, run: Run, error: TrireelError, job_ids: list[str]) -> None:
-        """Leave the run aside for a moment, and let its jobs tell why."""
-        log.warning("run waits", job_ids=job_ids, code=error.code, message=str(error))
+    async def _postpone(self, run: Run, failure: Failure, *, tried_at: datetime) -> None:
+        """Leave the run aside for a moment, and let its jobs tell why; end it when it has waited long enough."""
         self.postponed.postpone(run.id, until_s=self.tools.monotonic_s() + self.retry_pause_s)
-        self.meters.wait(run.id, Failure(code=error.code, message=str(error)))
+        now = self.tools.utc_now()
+        try:
+            since = await self.tools.runs.wait(run.id, failure, tried_at=tried_at, now=now)
+        except NotFoundError:
+            log.info("run was deleted while it waited", code=failure.code)
+            return
+        waited_s = (now - since).total_seconds()
+        if waited_s >= self.wait_budget_s:
+            await self._fail(run, waited_in_vain(failure, waited_s=waited_s))
 
     async def _fail(self, run: Run, failure: Failure) -> None:
         try:
             await self.upkeep.fail(run, failure)
         except NotFoundError:
             log.info("run was deleted while it failed", code=failure.code)
+
+
+def waited_in_vain(failure: Failure, *, waited_s: float) -> Failure:
+    """Why a run ends that could not go on for so long. failure: of its last attempt."""
+    message = (
+        f"the run waited {waited_s:.0f} s in vain, longer than TRIREEL_WAIT_BUDGET_S allows: {failure.message}; "
+        "retry the job once that is mended: what was inferred is kept"
+    )
+    return replace(failure, message=message)
 
 
 # Which error of a group decides: the later in this list, the more it says about what to do.

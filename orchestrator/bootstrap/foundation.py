@@ -119,6 +119,7 @@ def _tuning(settings: Settings) -> Tuning:
         window_frames=2 * max(settings.work.batch_frames, settings.work.cores),
         max_running_jobs=settings.work.max_running_jobs,
         lease_s=settings.work.lease_s,
+        wait_budget_s=settings.work.wait_budget_s,
     )
 
 

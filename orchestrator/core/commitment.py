@@ -16,6 +16,7 @@ def committed_run(run: Run, result: SegmentResult) -> Run:
         ledger=with_segment(run.ledger, result),
         seconds=run.seconds + result.seconds,
         warnings=merged(run.warnings, segment_warnings(result)),
+        waiting=None,
     )
 
 

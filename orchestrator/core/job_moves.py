@@ -62,7 +62,8 @@ def reopened_run(run: Run) -> Run | None:
     """
     if run.segments_total is None or run.segments_done == run.segments_total or not run.ledger.inferred:
         return None
-    return replace(run, state=moved(NEXT_RUN_STATES, run.state, RunState.OPEN), failure=None, finished_at=None)
+    state = moved(NEXT_RUN_STATES, run.state, RunState.OPEN)
+    return replace(run, state=state, waiting=None, failure=None, finished_at=None)
 
 
 def state_after_failed_run(job: Job) -> JobState:

@@ -37,6 +37,19 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """What keeps a run from going on just now, such as a Triton that is away: a code of the error tree, and a sentence.
+
+    since: when the run began to wait, whatever for. last_seen: when it was last tried in vain, as far as was noted.
+    """
+
+    code: str
+    message: str
+    since: datetime
+    last_seen: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Video:
     """An uploaded file. file_name is what the client called it: metadata, never a path. report: once indexed."""
 
@@ -82,7 +95,7 @@ class Run:
 
     video_id: of the file the run reads. frames_total: sampled frames, once planned. ledger: planned and skipped frames
     once planned, the others as segments are committed. virtual_time: frames served per unit of weight (start-time fair
-    queueing).
+    queueing). waiting: until the next segment is committed.
     """
 
     id: str
@@ -99,6 +112,7 @@ class Run:
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     virtual_time: float = 0.0
+    waiting: Waiting | None = None
     failure: Failure | None = None
     finished_at: datetime | None = None
 
@@ -147,12 +161,16 @@ class IdempotencyKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeasedSegment:
-    """A segment with all that working on it needs. strikes: attempts that killed their decoder or their worker."""
+    """A segment with all that working on it needs.
+
+    strikes: attempts that killed their decoder or their worker. strike_reason: the code of the last of them.
+    """
 
     lease: Lease
     plan: SegmentPlan
     run: Run
     strikes: int = 0
+    strike_reason: str | None = None
 
 
 class EventKind(StrEnum):

@@ -86,8 +86,8 @@ class JobStore(Protocol):
     ) -> Page[Job]:
         """Newest first. model: "name" or "name:version". Raises CursorInvalidError."""
 
-    async def queue_position(self, job: Job) -> int | None:
-        """1 is next; None unless QUEUED."""
+    async def queue_positions(self, job_ids: Collection[str]) -> dict[str, int]:
+        """Of those that are QUEUED, by id; 1 is next."""
 
     async def counts(self) -> dict[JobState, int]:
         """Number of jobs in each state."""
@@ -95,7 +95,7 @@ class JobStore(Protocol):
     async def admit(self, *, max_running: int, now: datetime) -> Sequence[Job]:
         """Move queued jobs to RUNNING, highest priority and then oldest first, up to `max_running` running ones.
 
-        A run that becomes wanted joins at the smallest virtual time among the runs being worked on.
+        A run that becomes wanted joins at the smallest virtual time among the runs being worked on, and has not waited.
         """
 
     async def cancel(self, job_id: str, *, now: datetime) -> tuple[Job, bool]:
@@ -162,11 +162,18 @@ class RunStore(Protocol):
     async def renew(self, lease: Lease, *, until: datetime) -> None:
         """Raises LeaseLostError."""
 
-    async def hand_back(self, lease: Lease, *, is_strike: bool = False) -> bool:
+    async def hand_back(self, lease: Lease, *, strike: str | None = None) -> bool:
         """LEASED becomes OPEN, and what the lease cost the run is refunded; False if the lease was lost.
 
-        is_strike: the attempt killed its decoder. A lease that expired counts as a strike too; strikes come back with
-        the next `lease_next`.
+        strike: the code with which the attempt killed its decoder. A lease that expired counts as a strike too, as
+        `worker_lost`; strikes, and the code of the last one, come back with the next `lease_next`.
+        """
+
+    async def wait(self, run_id: str, failure: Failure, *, tried_at: datetime, now: datetime) -> datetime:
+        """Note that the attempt that began at `tried_at` was in vain; since when the run waits, whatever for.
+
+        A commit ends the wait, and so does joining anew. The first attempt after a time in which nobody was at work
+        begins another. A run that is not OPEN waits for nothing: nothing is noted then. Raises NotFoundError.
         """
 
     async def is_wanted(self, run_id: str) -> bool:

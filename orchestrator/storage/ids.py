@@ -8,5 +8,5 @@ from typing import Final, Literal
 ID_BYTES: Final = 16
 
 
-def new_id(prefix: Literal["vid", "run", "job"]) -> str:
+def new_id(prefix: Literal["vid", "run", "job", "dir"]) -> str:
     return f"{prefix}_{secrets.token_urlsafe(ID_BYTES)}"

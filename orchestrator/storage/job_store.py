@@ -11,14 +11,14 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func, select
 
 from orchestrator.core.contract import ModelCard
-from orchestrator.core.fair_queue import joining
 from orchestrator.core.job_moves import check_retriable
 from orchestrator.core.records import KEY_KEPT_FOR, EventKind, Failure, IdempotencyKey, Job, Run
 from orchestrator.core.states import JobState, RunState, SegmentState
 from orchestrator.core.types import JobSpec
+from orchestrator.core.waiting import joined
 from orchestrator.errors import JobNotFoundError, JobTimeoutError
 from orchestrator.ports import Page
 from orchestrator.storage.job_making import find_submitted, forget_keys, insert_job, insert_key, run_of_retry
@@ -39,25 +39,25 @@ from orchestrator.storage.transactions import SqlStore, reading, writing
 JOBS: Final = select(jobs)
 JOB: Final = JOBS.where(jobs.c.id == bindparam("job_id"))
 JOBS_OF_RUN: Final = JOBS.where(jobs.c.run_id == bindparam("run_id")).order_by(jobs.c.seq)
+JOB_OF_RUN: Final = select(jobs.c.seq).where(jobs.c.run_id == bindparam("run_id")).limit(1)
 CANCELLING_JOBS: Final = JOBS.where(jobs.c.state == JobState.CANCELLING).order_by(jobs.c.seq)
 LIMITED_JOBS: Final = JOBS.where(jobs.c.state == JobState.RUNNING, jobs.c.timeout_s.is_not(None)).order_by(jobs.c.seq)
+NEXT_FIRST: Final = (jobs.c.priority.desc(), jobs.c.seq)
 QUEUED_JOBS: Final = JOBS.where(jobs.c.state == JobState.QUEUED)
-NEXT_QUEUED_JOBS: Final = QUEUED_JOBS.order_by(jobs.c.priority.desc(), jobs.c.seq).limit(bindparam("room"))
+QUEUED_JOB: Final = select(jobs.c.seq).where(jobs.c.state == JobState.QUEUED).limit(1)
+NEXT_QUEUED_JOBS: Final = QUEUED_JOBS.order_by(*NEXT_FIRST).limit(bindparam("room"))
 COUNT_BY_STATE: Final = select(jobs.c.state, func.count()).group_by(jobs.c.state)
 COUNT_RUNNING: Final = select(func.count()).select_from(jobs).where(jobs.c.state == JobState.RUNNING)
-PLACE_IN_QUEUE: Final = select(jobs.c.priority, jobs.c.seq).where(
-    jobs.c.id == bindparam("job_id"), jobs.c.state == JobState.QUEUED
+# The whole queue from its index, numbered once, and not counted for each job.
+QUEUE: Final = (
+    select(jobs.c.seq, func.row_number().over(order_by=NEXT_FIRST).label("position"))
+    .where(jobs.c.state == JobState.QUEUED)
+    .subquery()
 )
-COUNT_BEFORE: Final = (
-    select(func.count())
-    .select_from(jobs)
-    .where(
-        jobs.c.state == JobState.QUEUED,
-        or_(
-            jobs.c.priority > bindparam("priority"),
-            and_(jobs.c.priority == bindparam("priority"), jobs.c.seq < bindparam("seq")),
-        ),
-    )
+QUEUE_POSITIONS: Final = (
+    select(jobs.c.id, QUEUE.c.position)
+    .join(QUEUE, QUEUE.c.seq == jobs.c.seq)
+    .where(jobs.c.id.in_(bindparam("job_ids", expanding=True)))
 )
 DELETE_JOB: Final = delete(jobs).where(jobs.c.id == bindparam("job_id"))
 # A stream ends with the last one there is; what came before the end is still told.
@@ -128,13 +128,10 @@ class SqlJobStore(SqlStore):
             rows = rows.join(runs, runs.c.id == jobs.c.run_id).where(_is_of_model(model))
         return read_page(connection, rows, seq=jobs.c.seq, to_item=to_job, limit=limit, cursor=cursor)
 
-    @reading
-    def queue_position(self, connection: Connection, job: Job) -> int | None:
-        place = connection.execute(PLACE_IN_QUEUE, {"job_id": job.id}).mappings().one_or_none()
-        if place is None:
-            return None
-        before: int = connection.execute(COUNT_BEFORE, dict(place)).scalar_one()
-        return before + 1
+    async def queue_positions(self, job_ids: Collection[str]) -> dict[str, int]:
+        if not job_ids:
+            return {}
+        return await self.database.read(lambda connection: _queue_positions(connection, job_ids))
 
     @reading
     def counts(self, connection: Connection) -> dict[JobState, int]:
@@ -203,9 +200,13 @@ def _load_job(connection: Connection, job_id: str) -> Job:
     return to_job(row)
 
 
+def _queue_positions(connection: Connection, job_ids: Collection[str]) -> dict[str, int]:
+    return {job_id: position for job_id, position in connection.execute(QUEUE_POSITIONS, {"job_ids": list(job_ids)})}
+
+
 def _delete_orphan(connection: Connection, run_id: str) -> str | None:
     """Delete the run if no job has it any more; its id if so."""
-    if is_any(connection, JOBS_OF_RUN, {"run_id": run_id}):
+    if is_any(connection, JOB_OF_RUN, {"run_id": run_id}):
         return None
     connection.execute(DELETE_RUN, {"run_id": run_id})
     return run_id
@@ -213,7 +214,7 @@ def _delete_orphan(connection: Connection, run_id: str) -> str | None:
 
 def _next_in_queue(connection: Connection, max_running: int) -> Sequence[Job]:
     """The queued jobs that there is room for."""
-    if not is_any(connection, QUEUED_JOBS):
+    if not is_any(connection, QUEUED_JOB):
         return ()
     room = max_running - connection.execute(COUNT_RUNNING).scalar_one()
     return load_jobs(connection, NEXT_QUEUED_JOBS, {"room": room}) if room > 0 else ()
@@ -222,7 +223,7 @@ def _next_in_queue(connection: Connection, max_running: int) -> Sequence[Job]:
 def _admit_one(connection: Connection, job: Job, *, now: datetime) -> Job:
     run = load_run(connection, job.run_id)
     if not is_wanted(connection, run.id):
-        run = replace(run, virtual_time=joining(run.virtual_time, times_at_work(connection)))
+        run = joined(run, times_at_work(connection))
         save_run(connection, run)
     return move_job(connection, job, run, JobState.RUNNING, now=now)
 

@@ -13,7 +13,7 @@ from orchestrator.core.fair_queue import Contender, charged, fairest_first, refu
 from orchestrator.core.records import LeasedSegment
 from orchestrator.core.states import NEXT_SEGMENT_STATES, JobState, RunState, SegmentState, moved
 from orchestrator.core.types import Lease
-from orchestrator.errors import LeaseLostError
+from orchestrator.errors import LeaseLostError, WorkerLostError
 from orchestrator.storage.moves import UPDATE_RUN, UPDATE_SEGMENT, load_run
 from orchestrator.storage.row_codec import Row, to_plan
 from orchestrator.storage.tables import jobs, runs, segments
@@ -53,8 +53,13 @@ IS_HELD: Final = and_(
 )
 RENEW_LEASE: Final = update(segments).where(IS_HELD).values(leased_until=bindparam("until"))
 REOPEN_SEGMENTS: Final = update(segments).where(IS_LEASED).values(state=SegmentState.OPEN, leased_until=None)
+# Only OPEN runs have leased segments, and the others are the many.
+REOPEN_ALL_SEGMENTS: Final = REOPEN_SEGMENTS.where(
+    segments.c.run_id.in_(select(runs.c.id).where(runs.c.state == RunState.OPEN))
+)
 REOPEN_SEGMENTS_OF_RUN: Final = REOPEN_SEGMENTS.where(segments.c.run_id == bindparam("of_run"))
-HAND_BACK: Final = REOPEN_SEGMENTS.where(IS_HELD).values(strikes=segments.c.strikes + bindparam("more_strikes"))
+HAND_BACK: Final = REOPEN_SEGMENTS.where(IS_HELD)
+HAND_BACK_WITH_STRIKE: Final = HAND_BACK.values(strikes=segments.c.strikes + 1, strike_reason=bindparam("strike"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +85,12 @@ def next_segment(
     return None
 
 
-def lease(connection: Connection, chosen: NextSegment, *, until: datetime) -> LeasedSegment:
+def take(connection: Connection, chosen: NextSegment, *, until: datetime) -> LeasedSegment:
     segment, plan = chosen.segment, to_plan(chosen.segment)
     attempt = segment["attempt"] + 1
-    strikes = segment["strikes"] + (segment["state"] is SegmentState.LEASED)
+    is_expired = segment["state"] is SegmentState.LEASED
+    strikes = segment["strikes"] + is_expired
+    strike_reason = WorkerLostError.code if is_expired else segment["strike_reason"]
     connection.execute(
         UPDATE_SEGMENT,
         {
@@ -92,13 +99,15 @@ def lease(connection: Connection, chosen: NextSegment, *, until: datetime) -> Le
             "state": _leased_from(segment["state"]),
             "attempt": attempt,
             "strikes": strikes,
+            "strike_reason": strike_reason,
             "leased_until": until,
         },
     )
     run = load_run(connection, chosen.contender.run_id)
     run = replace(run, virtual_time=charged(chosen.contender, plan.frame_count))
     connection.execute(UPDATE_RUN, {"of_run": run.id, "virtual_time": run.virtual_time})
-    return LeasedSegment(lease=Lease(run.id, plan.number, attempt, until), plan=plan, run=run, strikes=strikes)
+    lease = Lease(run.id, plan.number, attempt, until)
+    return LeasedSegment(lease=lease, plan=plan, run=run, strikes=strikes, strike_reason=strike_reason)
 
 
 def renew(connection: Connection, lease: Lease, *, until: datetime) -> None:
@@ -107,9 +116,13 @@ def renew(connection: Connection, lease: Lease, *, until: datetime) -> None:
         raise LeaseLostError(f"segment {lease.segment} of {lease.run_id} belongs to another attempt")
 
 
-def hand_back(connection: Connection, lease: Lease, *, is_strike: bool) -> bool:
+def hand_back(connection: Connection, lease: Lease, *, strike: str | None) -> bool:
     """As `ports.RunStore.hand_back`."""
-    if not connection.execute(HAND_BACK, {**_held_by(lease), "more_strikes": int(is_strike)}).rowcount:
+    if strike is None:
+        handed = connection.execute(HAND_BACK, _held_by(lease))
+    else:
+        handed = connection.execute(HAND_BACK_WITH_STRIKE, {**_held_by(lease), "strike": strike})
+    if not handed.rowcount:
         return False
     contender = next((each for each in _contenders(connection) if each.run_id == lease.run_id), None)
     # A run that does not contend just now joins anew.

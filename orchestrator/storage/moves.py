@@ -34,10 +34,10 @@ LIVE_JOBS: Final = (
 WANTING_JOB: Final = (
     select(jobs.c.id).where(jobs.c.run_id == bindparam("run_id"), jobs.c.state == JobState.RUNNING).limit(1)
 )
-RUNS_OF_RUNNING_JOBS: Final = select(jobs.c.run_id).where(jobs.c.state == JobState.RUNNING)
-TIMES_AT_WORK: Final = select(runs.c.virtual_time).where(
-    runs.c.state == RunState.OPEN, runs.c.id.in_(RUNS_OF_RUNNING_JOBS)
-)
+# Runs that RUNNING jobs want, once for each job. A join, since SQLite would ask `runs.id IN (...)` of every run in some
+# state; running jobs are few, runs are not.
+WANTED_RUNS: Final = select(runs.c.id).join(jobs, jobs.c.run_id == runs.c.id).where(jobs.c.state == JobState.RUNNING)
+TIMES_AT_WORK: Final = WANTED_RUNS.with_only_columns(runs.c.virtual_time).where(runs.c.state == RunState.OPEN)
 
 
 def is_any(connection: Connection, rows: Select[Any], parameters: Row | None = None) -> bool:

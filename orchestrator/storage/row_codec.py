@@ -12,7 +12,7 @@ import msgspec
 from sqlalchemy import RowMapping
 
 from orchestrator.core.contract import ModelCard
-from orchestrator.core.records import Event, Failure, Job, Run, Video
+from orchestrator.core.records import Event, Failure, Job, Run, Video, Waiting
 from orchestrator.core.states import SegmentState
 from orchestrator.core.types import (
     IndexReport,
@@ -88,6 +88,7 @@ def run_progress_row(run: Run) -> Row:
         "warnings": run.warnings,
         "notes": run.notes,
         "virtual_time": run.virtual_time,
+        "waiting": run.waiting,
         "failure": run.failure,
         "finished_at": run.finished_at,
     }
@@ -111,9 +112,14 @@ def to_run(row: RowMapping) -> Run:
         warnings=tuple(row["warnings"]),
         notes=tuple(row["notes"]),
         virtual_time=row["virtual_time"],
+        waiting=to_waiting(row["waiting"]),
         failure=_optional(row["failure"], Failure),
         finished_at=row["finished_at"],
     )
+
+
+def to_waiting(stored: Any) -> Waiting | None:
+    return _optional(stored, Waiting)
 
 
 def job_row(job: Job) -> Row:

@@ -15,14 +15,14 @@ from sqlalchemy import Connection, and_, bindparam, delete, insert, or_, select
 from orchestrator.core.commitment import merged
 from orchestrator.core.fair_queue import joining
 from orchestrator.core.job_moves import state_after_failed_run
-from orchestrator.core.records import Failure, Job, LeasedSegment, Run
+from orchestrator.core.records import Failure, Job, LeasedSegment, Run, Waiting
 from orchestrator.core.states import NEXT_RUN_STATES, IndexState, JobState, RunState, moved
 from orchestrator.core.types import Lease, SegmentPlan
 from orchestrator.errors import TransitionError
-from orchestrator.storage import leases
+from orchestrator.storage import leases, waits
 from orchestrator.storage.moves import (
     RUNS,
-    RUNS_OF_RUNNING_JOBS,
+    WANTED_RUNS,
     is_any,
     is_wanted,
     live_jobs,
@@ -39,11 +39,8 @@ from orchestrator.storage.transactions import SqlStore, reading, writing
 RUNS_NAMED: Final = RUNS.where(runs.c.id.in_(bindparam("run_ids", expanding=True)))
 RUNS_TO_PLAN: Final = (
     RUNS.join(videos, videos.c.id == runs.c.video_id)
-    .where(
-        runs.c.state == RunState.WAITING,
-        videos.c.index_state != IndexState.PENDING,
-        runs.c.id.in_(RUNS_OF_RUNNING_JOBS),
-    )
+    .where(runs.c.id.in_(WANTED_RUNS.where(runs.c.state == RunState.WAITING)))
+    .where(videos.c.index_state != IndexState.PENDING)
     .order_by(runs.c.seq)
 )
 IS_COMPLETE: Final = and_(runs.c.state == RunState.OPEN, runs.c.segments_done == runs.c.segments_total)
@@ -111,7 +108,7 @@ class SqlRunStore(SqlStore):
 
         def lease(connection: Connection) -> LeasedSegment | None:
             chosen = choose(connection)
-            return None if chosen is None else leases.lease(connection, chosen, until=until)
+            return None if chosen is None else leases.take(connection, chosen, until=until)
 
         return None if await self.database.read(choose) is None else await self.database.write(lease)
 
@@ -124,8 +121,21 @@ class SqlRunStore(SqlStore):
         leases.renew(connection, lease, until=until)
 
     @writing
-    def hand_back(self, connection: Connection, lease: Lease, *, is_strike: bool = False) -> bool:
-        return leases.hand_back(connection, lease, is_strike=is_strike)
+    def hand_back(self, connection: Connection, lease: Lease, *, strike: str | None = None) -> bool:
+        return leases.hand_back(connection, lease, strike=strike)
+
+    async def wait(self, run_id: str, failure: Failure, *, tried_at: datetime, now: datetime) -> datetime:
+        def look(connection: Connection) -> tuple[Waiting, bool]:
+            return waits.after_attempt(connection, run_id, failure, tried_at=tried_at, now=now)
+
+        def note(connection: Connection) -> Waiting:
+            waiting, is_news = look(connection)
+            if is_news:
+                waits.store(connection, run_id, waiting)
+            return waiting
+
+        waiting, is_news = await self.database.read(look)
+        return (await self.database.write(note)).since if is_news else waiting.since
 
     @reading
     def is_wanted(self, connection: Connection, run_id: str) -> bool:
@@ -134,7 +144,7 @@ class SqlRunStore(SqlStore):
     @writing
     def free_leases(self, connection: Connection) -> int:
         # No strikes: that a server stopped says nothing against the segments that were open in it.
-        return connection.execute(leases.REOPEN_SEGMENTS).rowcount
+        return connection.execute(leases.REOPEN_ALL_SEGMENTS).rowcount
 
     async def to_finalize(self) -> Sequence[Run]:
         if not await self.database.read(lambda connection: is_any(connection, RUN_TO_FINALIZE)):
@@ -161,7 +171,7 @@ class SqlRunStore(SqlStore):
         if run.state is RunState.SUCCEEDED:
             raise TransitionError(f"{run_id} has succeeded; only losing its results may fail it")
         state = moved(NEXT_RUN_STATES, run.state, RunState.FAILED)
-        run = replace(run, state=state, failure=failure, finished_at=now)
+        run = replace(run, state=state, waiting=None, failure=failure, finished_at=now)
         save_run(connection, run)
         connection.execute(leases.REOPEN_SEGMENTS_OF_RUN, {"of_run": run_id})
         ended = []

@@ -11,6 +11,7 @@ from orchestrator.settings import StorageSettings
 from orchestrator.storage.archive import ParquetArchive
 from orchestrator.storage.engine import is_shareable, open_database
 from orchestrator.storage.event_store import SqlEventStore
+from orchestrator.storage.identity import require_own_data_dir
 from orchestrator.storage.job_store import SqlJobStore
 from orchestrator.storage.lock import DataDirHold, locked_data_dir, shared_data_dir
 from orchestrator.storage.part_store import SqlPartStore
@@ -45,7 +46,7 @@ class Stores:
 async def open_stores(settings: StorageSettings) -> AsyncIterator[Stores]:
     """On PostgreSQL, beside other servers, once those that come first have called `recover`.
 
-    Raises DataDirLockedError, SettingsError, StorageError, DiskFullError.
+    Raises DataDirLockedError, DataDirForeignError, SettingsError, StorageError, DiskFullError.
     """
     async with AsyncExitStack() as stack:
         if is_shareable(settings.database_url):
@@ -53,6 +54,7 @@ async def open_stores(settings: StorageSettings) -> AsyncIterator[Stores]:
         else:
             data_dir = stack.enter_context(locked_data_dir(settings.data_dir))
         database = await stack.enter_async_context(open_database(settings))
+        await require_own_data_dir(database, settings)
         file_threads = stack.enter_context(open_threads("files", count=FILE_THREADS))
         part_threads = stack.enter_context(open_threads("parts", count=PART_THREADS))
         yield Stores(

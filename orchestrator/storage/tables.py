@@ -112,6 +112,7 @@ runs: Final = Table(
     Column("warnings", JSON_VALUE, nullable=False),
     Column("notes", JSON_VALUE, nullable=False),
     Column("virtual_time", Double, nullable=False),
+    Column("waiting", JSON_VALUE),
     Column("failure", JSON_VALUE),
     Column("finished_at", UtcDateTime),
     sqlite_autoincrement=True,
@@ -138,6 +139,8 @@ segments: Final = Table(
     # Leases given so far: the fencing token. Strikes: those of them that killed their decoder or their worker.
     Column("attempt", Integer, nullable=False),
     Column("strikes", Integer, nullable=False),
+    # The code of the last strike.
+    Column("strike_reason", Text),
     Column("leased_until", UtcDateTime),
     # Known from the commit on: source indices, and [index, reason] of each frame that gave no picture.
     Column("first_frame", BigInteger),
@@ -164,7 +167,7 @@ jobs: Final = Table(
     Column("owner", Text, nullable=False),
     Column("run_id", ID, ForeignKey("runs.id"), nullable=False, index=True),
     Column("video_id", ID, nullable=False, index=True),
-    Column("state", _states(JobState), nullable=False, index=True),
+    Column("state", _states(JobState), nullable=False),
     Column("view", JSON_VALUE, nullable=False),
     Column("priority", Integer, nullable=False),
     Column("timeout_s", Double),
@@ -176,6 +179,12 @@ jobs: Final = Table(
     Column("failure", JSON_VALUE),
     sqlite_autoincrement=True,
 )
+
+# The queue in its order, and jobs by state.
+Index("jobs_by_state_next_first", jobs.c.state, jobs.c.priority.desc(), jobs.c.seq)
+
+# Of the directory that the database was first used with: one row, or none yet.
+data_directory: Final = Table("data_directory", metadata, Column("identity", ID, primary_key=True))
 
 # Outlive their job, so that a submit that is sent again late does not bring back what was deleted.
 idempotency_keys: Final = Table(

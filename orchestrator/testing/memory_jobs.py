@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from orchestrator.core.contract import ModelCard
-from orchestrator.core.fair_queue import joining
 from orchestrator.core.job_moves import check_retriable, events_of, queued_job, reopened_run
 from orchestrator.core.records import KEY_KEPT_FOR, Event, EventKind, Failure, IdempotencyKey, Job, Run, Video
 from orchestrator.core.states import IndexState, JobState, RunState, SegmentState
 from orchestrator.core.types import IndexReport, JobSpec, RunSpec
+from orchestrator.core.waiting import joined
 from orchestrator.errors import IdempotencyKeyReusedError, JobTimeoutError, VideoInUseError
 from orchestrator.ports import Page
 from orchestrator.testing.world import World, page_of
@@ -104,9 +104,9 @@ class MemoryJobStore:
         ]
         return page_of(shown, limit=limit, cursor=cursor)
 
-    async def queue_position(self, job: Job) -> int | None:
-        ids = [queued.id for queued in self._queue()]
-        return ids.index(job.id) + 1 if job.id in ids else None
+    async def queue_positions(self, job_ids: Collection[str]) -> dict[str, int]:
+        queue = [job.id for job in self._queue()]
+        return {job_id: position for position, job_id in enumerate(queue, start=1) if job_id in job_ids}
 
     async def counts(self) -> dict[JobState, int]:
         return {state: len(self.world.jobs_in(state)) for state in JobState}
@@ -193,7 +193,7 @@ class MemoryJobStore:
         run = self.world.runs[job.run_id]
         if not self.world.is_wanted(run.id):
             at_work = [other.virtual_time for other in self.world.runs_at_work()]
-            self.world.set_run(replace(run, virtual_time=joining(run.virtual_time, at_work)))
+            self.world.set_run(joined(run, at_work))
         return self.world.move(job, JobState.RUNNING, now=now)
 
     def _has_lease(self, run_id: str, now: datetime) -> bool:

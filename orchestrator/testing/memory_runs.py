@@ -20,7 +20,8 @@ from orchestrator.core.states import (
     moved,
 )
 from orchestrator.core.types import Candidates, Lease, SegmentPlan
-from orchestrator.errors import LeaseLostError, PartsMovedError, TransitionError
+from orchestrator.core.waiting import is_news, waiting_after
+from orchestrator.errors import LeaseLostError, PartsMovedError, TransitionError, WorkerLostError
 from orchestrator.testing.world import StoredSegment, World
 
 
@@ -84,16 +85,24 @@ class MemoryRunStore:
             raise LeaseLostError(f"segment {lease.segment} of {lease.run_id} belongs to another attempt")
         segment.leased_until = until
 
-    async def hand_back(self, lease: Lease, *, is_strike: bool = False) -> bool:
+    async def hand_back(self, lease: Lease, *, strike: str | None = None) -> bool:
         segment = self.world.held(lease)
         if segment is None:
             return False
-        segment.reopen(strikes=int(is_strike))
+        segment.reopen(strike=strike)
         if self.world.is_wanted(lease.run_id):
             run = self.world.run(lease.run_id)
             contender = Contender(run.id, run.virtual_time, self._weight(run))
             self.world.set_run(replace(run, virtual_time=refunded(contender, segment.plan.frame_count)))
         return True
+
+    async def wait(self, run_id: str, failure: Failure, *, tried_at: datetime, now: datetime) -> datetime:
+        run = self.world.run(run_id)
+        others = [other.waiting for other in self.world.runs_at_work() if other.waiting is not None]
+        waiting = waiting_after(run.waiting, failure, others=others, tried_at=tried_at, now=now)
+        if run.state is RunState.OPEN and is_news(waiting, run.waiting):
+            self.world.set_run(replace(run, waiting=waiting))
+        return waiting.since
 
     async def is_wanted(self, run_id: str) -> bool:
         return self.world.is_wanted(run_id)
@@ -125,7 +134,7 @@ class MemoryRunStore:
         if run.state is RunState.SUCCEEDED:
             raise TransitionError(f"{run_id} has succeeded; only losing its results may fail it")
         state = moved(NEXT_RUN_STATES, run.state, RunState.FAILED)
-        self.world.set_run(replace(run, state=state, failure=failure, finished_at=now))
+        self.world.set_run(replace(run, state=state, waiting=None, failure=failure, finished_at=now))
         self._reopen_all(run_id)
         ended = []
         for job in self.world.jobs_in(*LIVE_JOB_STATES, run_id=run_id):
@@ -147,13 +156,15 @@ class MemoryRunStore:
 
     def _lease(self, contender: Contender, segment: StoredSegment, *, until: datetime) -> LeasedSegment:
         if segment.state is SegmentState.LEASED:
-            segment.reopen(strikes=1)
+            segment.reopen(strike=WorkerLostError.code)
         segment.state, segment.attempt, segment.leased_until = SegmentState.LEASED, segment.attempt + 1, until
         run = self.world.runs[contender.run_id]
         run = replace(run, virtual_time=charged(contender, segment.plan.frame_count))
         self.world.set_run(run)
         lease = Lease(run.id, segment.plan.number, segment.attempt, until)
-        return LeasedSegment(lease=lease, plan=segment.plan, run=run, strikes=segment.strikes)
+        return LeasedSegment(
+            lease=lease, plan=segment.plan, run=run, strikes=segment.strikes, strike_reason=segment.strike_reason
+        )
 
     def _reopen_all(self, run_id: str) -> int:
         leased = [each for each in self.world.segments.get(run_id, []) if each.state is SegmentState.LEASED]

@@ -27,6 +27,7 @@ class StoredSegment:
     state: SegmentState = SegmentState.OPEN
     attempt: int = 0
     strikes: int = 0
+    strike_reason: str | None = None
     leased_until: datetime | None = None
     frames: tuple[int, int] | None = None
     failed: dict[int, str] = field(default_factory=dict)
@@ -41,8 +42,10 @@ class StoredSegment:
     def is_held_by(self, lease: Lease) -> bool:
         return self.state is SegmentState.LEASED and self.attempt == lease.attempt
 
-    def reopen(self, *, strikes: int = 0) -> None:
-        self.state, self.leased_until, self.strikes = SegmentState.OPEN, None, self.strikes + strikes
+    def reopen(self, *, strike: str | None = None) -> None:
+        self.state, self.leased_until = SegmentState.OPEN, None
+        if strike is not None:
+            self.strikes, self.strike_reason = self.strikes + 1, strike
 
 
 @dataclass(slots=True)

@@ -107,11 +107,14 @@ async def test_a_cursor_holds_under_a_filter(scenario: Scenario, stores: Stores)
 async def test_the_queue_goes_by_priority_and_then_by_age(scenario: Scenario, stores: Stores) -> None:
     video = await scenario.add_video()
     low, first, second = [await scenario.submit(video, priority=priority) for priority in (10, 50, 50)]
-    assert [await stores.jobs.queue_position(job) for job in (first, second, low)] == [1, 2, 3]
+    ids = {job.id for job in (low, first, second)}
+    assert await stores.jobs.queue_positions(ids) == {first.id: 1, second.id: 2, low.id: 3}
+    assert await stores.jobs.queue_positions({low.id, "job_0"}) == {low.id: 3}
+    assert await stores.jobs.queue_positions(()) == {}
     admitted = await scenario.admit(max_running=2)
     assert [job.id for job in admitted] == [first.id, second.id]
     assert all(job.state is JobState.RUNNING and job.started_at == scenario.now for job in admitted)
-    assert [await stores.jobs.queue_position(job) for job in (first, low)] == [None, 1]
+    assert await stores.jobs.queue_positions(ids) == {low.id: 1}
     assert await scenario.admit(max_running=2) == []
     assert await scenario.admit(max_running=1) == []
     counts = await stores.jobs.counts()

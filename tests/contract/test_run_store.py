@@ -141,10 +141,10 @@ async def test_an_expired_lease_counts_as_open_and_as_a_strike(scenario: Scenari
     assert await scenario.lease() is None
     scenario.later(0.1)
     second = await scenario.lease_one()
-    assert (second.lease.attempt, second.strikes) == (2, 1)
+    assert (second.lease.attempt, second.strikes, second.strike_reason) == (2, 1, "worker_lost")
     with pytest.raises(LeaseLostError):
         await stores.runs.renew(first.lease, until=scenario.now + LEASE)
-    await stores.runs.hand_back(first.lease, is_strike=True)
+    await stores.runs.hand_back(first.lease, strike="decoder_crashed")
     assert await scenario.lease() is None
 
 
@@ -168,16 +168,17 @@ async def test_a_lease_that_expired_may_be_renewed_until_somebody_takes_it(scena
 async def test_what_is_handed_back_is_open_at_once(scenario: Scenario, stores: Stores) -> None:
     await scenario.start(segments=1)
     attempts = []
-    for is_strike in (False, True, True):
+    for strike in (None, "decoder_crashed", "decoder_stalled", None):
         leased = await scenario.lease_one()
-        attempts.append((leased.lease.attempt, leased.strikes))
-        await stores.runs.hand_back(leased.lease, is_strike=is_strike)
+        attempts.append((leased.lease.attempt, leased.strikes, leased.strike_reason))
+        await stores.runs.hand_back(leased.lease, strike=strike)
         with pytest.raises(LeaseLostError):
             await stores.runs.renew(leased.lease, until=scenario.now + LEASE)
         # Twice changes nothing.
-        await stores.runs.hand_back(leased.lease, is_strike=True)
-    assert attempts == [(1, 0), (2, 0), (3, 1)]
-    assert (await scenario.lease_one()).strikes == 2
+        await stores.runs.hand_back(leased.lease, strike="decoder_failed")
+    assert attempts == [(1, 0, None), (2, 0, None), (3, 1, "decoder_crashed"), (4, 2, "decoder_stalled")]
+    last = await scenario.lease_one()
+    assert (last.strikes, last.strike_reason) == (2, "decoder_stalled")
 
 
 async def test_handing_back_a_committed_segment_changes_nothing(scenario: Scenario, stores: Stores) -> None:

@@ -17,7 +17,7 @@ from orchestrator.storage.schema import MIGRATIONS
 from orchestrator.storage.stores import open_stores
 from tests.contract.scenario import FAILURE, Scenario
 
-EARLIER = ("0001", "0002")
+EARLIER = ("0001", "0002", "0003", "0004", "0005", "0006")
 SEGMENTS = 3
 
 

@@ -49,6 +49,7 @@ class Process:
     model: FakeModel = field(default_factory=FakeModel)
     max_running_jobs: int = 20
     retry_pause_s: float = 0.0
+    wait_budget_s: float = 3600.0
     clock: Clock = field(default_factory=Clock)
     slots: FakeSlots = field(default_factory=FakeSlots)
     catalogue: FakeModelCatalogue = field(default_factory=lambda: FakeModelCatalogue([served_model()]))
@@ -80,6 +81,7 @@ class Process:
             window_frames=8,
             max_running_jobs=self.max_running_jobs,
             lease_s=60.0,
+            wait_budget_s=self.wait_budget_s,
             wanted_poll_s=0.001,
             retry_pause_s=self.retry_pause_s,
         )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
-
 import pytest
 
 from orchestrator.core.planning import FIRST_SEGMENT_FRAMES
@@ -11,19 +9,13 @@ from orchestrator.core.states import IndexState, JobState
 from orchestrator.core.types import Sampling
 from orchestrator.errors import (
     ClassUnknownError,
-    DecoderCrashedError,
-    DecoderUnavailableError,
-    InferenceError,
     ModelNotFoundError,
     RequestInvalidError,
     ThresholdNotStoredError,
-    TritonUnavailableError,
     VideoInUseError,
     VideoNotFoundError,
-    VideoUnreadableError,
 )
 from orchestrator.jobs import parse_model
-from orchestrator.testing.fake_model import served_model
 from orchestrator.testing.fake_reader import GeneratedVideo
 from tests.support.process import Process
 
@@ -82,53 +74,6 @@ async def test_a_sampling_that_leaves_no_frame_fails_with_what_to_change() -> No
     assert "start_s" in failure.message
 
 
-async def test_a_segment_that_kills_its_decoder_3_times_fails_its_frames_and_ends() -> None:
-    process = Process(video=GeneratedVideo(frame_count=8, segment_error=DecoderCrashedError("signal 11")))
-    job = (await process.submit()).job
-    await process.plan()
-    for _ in range(3):
-        assert await process.worker.work_once()
-    assert (await process.jobs.snapshot(job.id)).run.segments_done == 0
-    await process.work_until_idle()
-    ended = await process.jobs.snapshot(job.id)
-    assert ended.run.ledger.reasons == {"decoder_crashed": 8}
-    assert ended.job.state is JobState.FAILED
-
-
-async def test_a_video_error_while_decoding_ends_the_job_with_its_own_code() -> None:
-    process = Process(video=GeneratedVideo(segment_error=VideoUnreadableError("torn")))
-    job = (await process.submit()).job
-    await process.work_until_idle()
-    failure = (await process.jobs.snapshot(job.id)).job.failure
-    assert failure is not None
-    assert failure.code == "video_unreadable"
-
-
-async def test_triton_being_away_costs_time_and_nothing_else() -> None:
-    process = Process()
-    process.model.failures = deque([TritonUnavailableError("away"), TritonUnavailableError("away")])
-    job = (await process.submit()).job
-    await process.work_until_idle()
-    ended = await process.jobs.snapshot(job.id)
-    assert ended.job.state is JobState.SUCCEEDED
-    assert ended.run.ledger.inferred == 100
-    assert process.slots.out == frozenset()
-
-
-async def test_a_job_tells_what_it_waits_for_until_it_goes_on() -> None:
-    process = Process(retry_pause_s=5.0)
-    process.model.failures = deque([TritonUnavailableError("away")])
-    job = (await process.submit()).job
-    await process.work_until_idle()
-    waiting = await process.jobs.snapshot(job.id)
-    assert waiting.waiting_for is not None
-    assert waiting.waiting_for.code == "triton_unavailable"
-    process.clock.seconds = 5.0
-    await process.work_until_idle()
-    ended = await process.jobs.snapshot(job.id)
-    assert (ended.job.state, ended.waiting_for) == (JobState.SUCCEEDED, None)
-
-
 async def test_a_file_that_kills_its_indexer_holds_nobody_else_up() -> None:
     process = Process(video=GeneratedVideo(frame_count=8))
     deadly_id = await process.upload_deadly()
@@ -151,18 +96,6 @@ async def test_a_torn_index_fails_its_own_run_and_no_other() -> None:
     assert ended.failure is not None
     assert ended.failure.code == "data_damaged"
     assert (await process.jobs.snapshot(healthy.id)).job.state is JobState.SUCCEEDED
-
-
-async def test_a_decoder_that_cannot_start_is_nobodys_fault() -> None:
-    process = Process(video=GeneratedVideo(frame_count=8, segment_error=DecoderUnavailableError("no processes left")))
-    job = (await process.submit()).job
-    await process.plan()
-    for _ in range(10):
-        await process.worker.work_once()
-    snapshot = await process.jobs.snapshot(job.id)
-    assert snapshot.job.state is JobState.RUNNING
-    assert snapshot.waiting_for is not None
-    assert snapshot.waiting_for.code == "decoder_unavailable"
 
 
 async def test_cancelling_lets_go_of_the_file() -> None:
@@ -195,28 +128,6 @@ async def test_the_realtime_factor_counts_the_sampled_stretch_only() -> None:
     progress = (await process.jobs.snapshot(job.id)).progress
     assert progress.fps is not None
     assert progress.realtime_factor == pytest.approx(progress.fps / 25)
-
-
-async def test_a_refused_request_fails_the_job_with_tritons_reason() -> None:
-    process = Process()
-    process.model.failures = deque([InferenceError("shapes:1: out of memory")])
-    job = (await process.submit()).job
-    await process.work_until_idle()
-    failure = (await process.jobs.snapshot(job.id)).job.failure
-    assert failure is not None
-    assert (failure.code, failure.message) == ("inference_failed", "shapes:1: out of memory")
-
-
-async def test_a_changed_network_is_never_mixed_into_a_run() -> None:
-    process = Process()
-    job = (await process.submit()).job
-    await process.plan()
-    await process.worker.work_once()
-    process.worker.catalogue = type(process.catalogue)([served_model(digest="f" * 64)])
-    await process.work_until_idle()
-    failure = (await process.jobs.snapshot(job.id)).job.failure
-    assert failure is not None
-    assert failure.code == "model_changed"
 
 
 async def test_a_second_job_for_the_same_run_infers_nothing_again() -> None:

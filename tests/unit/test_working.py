@@ -1,0 +1,166 @@
+"""What follows when a segment cannot be worked on: it is tried again, waited for, given up, or its run ends."""
+
+from __future__ import annotations
+
+from collections import deque
+from datetime import timedelta
+
+import pytest
+
+from orchestrator.core.planning import FIRST_SEGMENT_FRAMES
+from orchestrator.core.states import JobState
+from orchestrator.errors import (
+    DecoderCrashedError,
+    DecoderError,
+    DecoderStalledError,
+    DecoderUnavailableError,
+    InferenceError,
+    TritonUnavailableError,
+    VideoUnreadableError,
+)
+from orchestrator.testing.fake_model import served_model
+from orchestrator.testing.fake_reader import GeneratedVideo
+from tests.support.process import Process
+
+
+@pytest.mark.parametrize("error", [DecoderCrashedError("signal 11"), DecoderStalledError("no batch for 300 s")])
+async def test_a_segment_that_kills_its_decoder_3_times_fails_its_frames_with_the_reason(error: DecoderError) -> None:
+    process = Process(video=GeneratedVideo(frame_count=8, segment_error=error))
+    job = (await process.submit()).job
+    await process.plan()
+    for _ in range(3):
+        assert await process.worker.work_once()
+    assert (await process.jobs.snapshot(job.id)).run.segments_done == 0
+    await process.work_until_idle()
+    ended = await process.jobs.snapshot(job.id)
+    assert ended.run.ledger.reasons == {error.code: 8}
+    assert ended.job.state is JobState.FAILED
+
+
+async def test_a_segment_that_loses_its_worker_3_times_fails_its_frames_as_such() -> None:
+    process = Process(video=GeneratedVideo(frame_count=8))
+    job = (await process.submit()).job
+    await process.plan()
+    runs, now = process.stores.runs, process.clock.utc_now()
+    for _ in range(3):
+        # Taken by somebody of whom nothing is heard again.
+        until = now + timedelta(seconds=60)
+        assert await runs.lease_next(after=None, avoid=(), now=now, until=until) is not None
+        now = until
+    process.clock.seconds = 180.0
+    await process.worker.work_once()
+    assert (await process.jobs.snapshot(job.id)).run.ledger.reasons == {"worker_lost": FIRST_SEGMENT_FRAMES}
+
+
+async def test_a_video_error_while_decoding_ends_the_job_with_its_own_code() -> None:
+    process = Process(video=GeneratedVideo(segment_error=VideoUnreadableError("torn")))
+    job = (await process.submit()).job
+    await process.work_until_idle()
+    failure = (await process.jobs.snapshot(job.id)).job.failure
+    assert failure is not None
+    assert failure.code == "video_unreadable"
+
+
+async def test_triton_being_away_costs_time_and_nothing_else() -> None:
+    process = Process()
+    process.model.failures = deque([TritonUnavailableError("away"), TritonUnavailableError("away")])
+    job = (await process.submit()).job
+    await process.work_until_idle()
+    ended = await process.jobs.snapshot(job.id)
+    assert ended.job.state is JobState.SUCCEEDED
+    assert ended.run.ledger.inferred == 100
+    assert process.slots.out == frozenset()
+
+
+async def test_a_job_tells_what_it_waits_for_until_it_goes_on() -> None:
+    process = Process(retry_pause_s=5.0)
+    process.model.failures = deque([TritonUnavailableError("away")])
+    job = (await process.submit()).job
+    await process.work_until_idle()
+    waiting = await process.jobs.snapshot(job.id)
+    assert waiting.waiting_for is not None
+    assert waiting.waiting_for.code == "triton_unavailable"
+    process.clock.seconds = 5.0
+    await process.work_until_idle()
+    ended = await process.jobs.snapshot(job.id)
+    assert (ended.job.state, ended.waiting_for) == (JobState.SUCCEEDED, None)
+
+
+async def test_a_run_that_waited_too_long_fails_with_what_it_waited_for_and_a_retry_goes_on() -> None:
+    process = Process(wait_budget_s=100.0)
+    job = (await process.submit()).job
+    await process.plan()
+    await process.worker.work_once()
+    process.catalogue.set_ready("shapes", 1, reason_against="it is loading")
+    for second in range(101):
+        process.clock.seconds = second
+        assert (await process.jobs.snapshot(job.id)).job.state is JobState.RUNNING
+        await process.worker.work_once()
+    failed = await process.jobs.snapshot(job.id)
+    assert failed.job.failure is not None
+    assert failed.job.failure.code == "model_not_ready"
+    assert "waited 100 s" in failed.job.failure.message
+    assert "it is loading" in failed.job.failure.message
+    assert failed.waiting_for is None
+    assert failed.run.ledger.inferred == FIRST_SEGMENT_FRAMES
+    process.catalogue.set_ready("shapes", 1, reason_against=None)
+    await process.jobs.retry(job.id)
+    await process.work_until_idle()
+    assert (await process.jobs.snapshot(job.id)).job.state is JobState.SUCCEEDED
+    assert len(process.model.frames_inferred) == 100
+
+
+async def test_time_in_which_the_server_was_down_fails_nobody() -> None:
+    process = Process(wait_budget_s=100.0)
+    job = (await process.submit()).job
+    await process.plan()
+    process.catalogue.set_ready("shapes", 1, reason_against="it is loading")
+    for seconds in (0.0, 99.0, 5000.0, 5099.0):
+        process.clock.seconds = seconds
+        await process.worker.work_once()
+        assert (await process.jobs.snapshot(job.id)).job.state is JobState.RUNNING
+
+
+async def test_only_a_running_job_waits_for_triton() -> None:
+    process = Process(retry_pause_s=5.0, max_running_jobs=1)
+    process.model.failures = deque([TritonUnavailableError("away")])
+    video_id = await process.upload()
+    running, queued = [(await process.submit(video_id, priority=priority)).job for priority in (50, 40)]
+    await process.plan()
+    await process.worker.work_once()
+    waiting = [(await process.jobs.snapshot(job.id)).waiting_for for job in (running, queued)]
+    assert [each is None for each in waiting] == [False, True]
+
+
+async def test_a_decoder_that_cannot_start_is_nobodys_fault() -> None:
+    process = Process(video=GeneratedVideo(frame_count=8, segment_error=DecoderUnavailableError("no processes left")))
+    job = (await process.submit()).job
+    await process.plan()
+    for _ in range(10):
+        await process.worker.work_once()
+    snapshot = await process.jobs.snapshot(job.id)
+    assert snapshot.job.state is JobState.RUNNING
+    assert snapshot.waiting_for is not None
+    assert snapshot.waiting_for.code == "decoder_unavailable"
+
+
+async def test_a_refused_request_fails_the_job_with_tritons_reason() -> None:
+    process = Process()
+    process.model.failures = deque([InferenceError("shapes:1: out of memory")])
+    job = (await process.submit()).job
+    await process.work_until_idle()
+    failure = (await process.jobs.snapshot(job.id)).job.failure
+    assert failure is not None
+    assert (failure.code, failure.message) == ("inference_failed", "shapes:1: out of memory")
+
+
+async def test_a_changed_network_is_never_mixed_into_a_run() -> None:
+    process = Process()
+    job = (await process.submit()).job
+    await process.plan()
+    await process.worker.work_once()
+    process.worker.catalogue = type(process.catalogue)([served_model(digest="f" * 64)])
+    await process.work_until_idle()
+    failure = (await process.jobs.snapshot(job.id)).job.failure
+    assert failure is not None
+    assert failure.code == "model_changed"
