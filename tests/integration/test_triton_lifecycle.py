@@ -207,7 +207,7 @@ from prometheus_client import CollectorRegistry
 from orchestrator.core.types import ModelVersion
 from orchestrator.inference.connection import open_connection
 from orchestrator.inference.embedded import open_embedded_triton
-from orchestrator.inference.model import build_request
+from orchestrator.inference.wire import build_request
 from orchestrator.telemetry import Metrics, configure_logging
 from tests.support.triton import MEAN_COLOUR, SLOW, batch_of, noise, triton_settings
 

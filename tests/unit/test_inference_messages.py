@@ -12,8 +12,8 @@ from tritonclient.grpc import service_pb2
 from orchestrator.core.types import ModelVersion
 from orchestrator.errors import ContractError, InferenceError, TritonTimeoutError, TritonUnavailableError
 from orchestrator.inference.connection import triton_errors
-from orchestrator.inference.model import build_request, candidates_from, raw_input
 from orchestrator.inference.slot_region import is_refusal
+from orchestrator.inference.wire import build_request, candidates_from, raw_input
 from tests.support.triton import batch_of
 
 CARS = ModelVersion("cars", 2, "a" * 64)
