@@ -48,7 +48,7 @@ async def open_scratch_triton(
                 answer = await connection.infer(
                     lambda: build_request(model.version, batch, region=None, offset=0), timeout_s=REQUEST_TIMEOUT_S
                 )
-            return candidates_from(answer, frames=len(frames), model=model.version)
+            return candidates_from(answer, frames=len(frames), model=model)
 
         yield infer
 

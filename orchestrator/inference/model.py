@@ -68,7 +68,7 @@ class TritonModel:
         if self._connection.epoch != epoch:
             # The answer may come from a server that was not verified.
             raise TritonUnavailableError(f"{model.version}: Triton reconnected during the request")
-        return candidates_from(answer, frames=len(batch.stamps), model=model.version)
+        return candidates_from(answer, frames=len(batch.stamps), model=model)
 
     async def _request(self, model: ServedModel, batch: FrameBatch) -> Any:
         region = await self._registration.name()

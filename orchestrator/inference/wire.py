@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -9,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
+from orchestrator.core.candidates import require_contract
 from orchestrator.core.contract import CANDIDATE_FIELDS, CANDIDATES, FRAMES, MAX_CANDIDATES
-from orchestrator.core.types import FrameBatch, ModelVersion
+from orchestrator.core.types import FrameBatch, ModelVersion, ServedModel
 from orchestrator.errors import ContractError
 
 FRAMES_TYPE: Final = "UINT8"
 CANDIDATES_TYPE: Final = "FP32"
+CANDIDATE_BYTES: Final = 4
 LENGTH_DELIMITED: Final = 2
 RAW_INPUT_TAG: Final = service_pb2.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER << 3 | LENGTH_DELIMITED
 
@@ -50,10 +53,19 @@ def _varint(value: int) -> Iterator[int]:
     yield value
 
 
-def candidates_from(answer: Any, *, frames: int, model: ModelVersion) -> NDArray[np.float32]:
+def candidates_from(answer: Any, *, frames: int, model: ServedModel) -> NDArray[np.float32]:
     """The candidates (N, 300, 6) in a ModelInferResponse. Raises ContractError if they are anything else."""
-    expected = (CANDIDATES, CANDIDATES_TYPE, [frames, MAX_CANDIDATES, CANDIDATE_FIELDS])
+    shape = (frames, MAX_CANDIDATES, CANDIDATE_FIELDS)
+    expected = (CANDIDATES, CANDIDATES_TYPE, list(shape))
     found = [(output.name, output.datatype, list(output.shape)) for output in answer.outputs]
-    if found != [expected] or len(answer.raw_output_contents) != 1:
-        raise ContractError(f"{model} answers {found} instead of {expected}")
-    return np.frombuffer(answer.raw_output_contents[0], np.float32).reshape(expected[2])
+    contents = answer.raw_output_contents
+    if found != [expected] or len(contents) != 1:
+        raise ContractError(f"{model.version} answers {found} instead of {expected}")
+    if len(contents[0]) != math.prod(shape) * CANDIDATE_BYTES:
+        raise ContractError(f"{model.version} answers {len(contents[0])} bytes as {expected}")
+    candidates = np.frombuffer(contents[0], np.float32).reshape(shape)
+    try:
+        require_contract(candidates, class_count=len(model.card.class_names))
+    except ContractError as exc:
+        raise ContractError(f"{model.version} breaks the model contract: {exc}; publish it again") from exc
+    return candidates
