@@ -11,8 +11,8 @@ from typing import Final, Literal
 
 from orchestrator.errors import InferenceError
 from orchestrator.inference.catalogue import TritonCatalogue
-from orchestrator.inference.connection import TritonConnection, open_connection
-from orchestrator.inference.embedded import EmbeddedTriton, supervise_embedded_triton
+from orchestrator.inference.connection import CallCount, TritonConnection, open_connection
+from orchestrator.inference.embedded import PATIENCE, EmbeddedTriton, Patience, supervise_embedded_triton
 from orchestrator.inference.model import TritonModel
 from orchestrator.inference.retrying import Retrying
 from orchestrator.inference.slot_region import RegionRegistration, SlotRegion
@@ -105,21 +105,29 @@ class Triton:
 
 @asynccontextmanager
 async def open_triton(
-    settings: TritonSettings, region: SlotRegion, *, metrics: Metrics, log_dir: Path, retrying: Retrying = RETRYING
+    settings: TritonSettings,
+    region: SlotRegion,
+    *,
+    metrics: Metrics,
+    log_dir: Path,
+    retrying: Retrying = RETRYING,
+    patience: Patience = PATIENCE,
 ) -> AsyncIterator[Triton]:
     """Yield at once; Triton may still be starting, or away. `region` must live longer than this.
 
+    patience: with the embedded one.
     Raises TritonStartError where the embedded Triton is not installed or its metrics port is taken.
     """
     async with AsyncExitStack() as stack:
         embedded: EmbeddedTriton | None = None
+        calls = CallCount()
         url = settings.url
         if url is None:
             embedded = await stack.enter_async_context(
-                supervise_embedded_triton(settings, log_dir=log_dir, metrics=metrics)
+                supervise_embedded_triton(settings, log_dir=log_dir, metrics=metrics, patience=patience, calls=calls)
             )
             url = embedded.grpc_url
-        connection = await stack.enter_async_context(open_connection(url))
+        connection = await stack.enter_async_context(open_connection(url, calls=calls))
         registration = RegionRegistration(connection, region, settings.transport)
         stack.push_async_callback(registration.unregister)
         catalogue = TritonCatalogue(connection, timeout_s=LISTING_TIMEOUT_S, now=time.monotonic)
