@@ -128,6 +128,7 @@ async def test_a_triton_that_hangs_is_killed_and_started_again(repository: Path,
     async with own_triton(repository, slots, metrics, patience=Patience(hung_s=1), TRITON_TIMEOUT_S="0.5") as triton:
         await triton.wait_connected()
         model = await triton.catalogue.find(MEAN_COLOUR)
+        await triton.model.infer(model, batch_in(slots, 0, frames))
         server = server_of(triton)
         pid = server.pid
         assert pid is not None
