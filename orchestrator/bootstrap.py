@@ -19,7 +19,8 @@ from orchestrator.core.states import JobState
 from orchestrator.events.memory import MemoryEventBus
 from orchestrator.following import Following
 from orchestrator.inference.published import largest_imgsz, load_certificate
-from orchestrator.inference.triton import Triton, TritonReadiness, open_triton
+from orchestrator.inference.readiness import EndpointReadiness, TritonReadiness
+from orchestrator.inference.triton import Triton, open_triton
 from orchestrator.jobs import Jobs
 from orchestrator.ports import JobStore, ModelCatalogue
 from orchestrator.results import Results
@@ -44,9 +45,9 @@ IDLE_A_DECODER: Final = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Readiness:
-    """reasons: whatever is amiss. transport: "shm" or "grpc"; transport_reason: why over gRPC.
+    """reasons: whatever is amiss. transport: "shm", "grpc" or "mixed"; transport_reason: why over gRPC.
 
-    triton_metrics_url: empty where only Triton's owner knows it.
+    triton_url: several are parted by commas. triton_metrics_url: empty where only Triton's owner knows it.
     """
 
     is_ready: bool
@@ -55,6 +56,7 @@ class Readiness:
     transport_reason: str
     triton_url: str
     triton_metrics_url: str
+    tritons: tuple[EndpointReadiness, ...]
 
 
 class TritonProbe(Protocol):
@@ -91,6 +93,7 @@ class Services:
             transport_reason=triton.transport_reason,
             triton_url=triton.grpc_url,
             triton_metrics_url=triton.metrics_url or "",
+            tritons=triton.endpoints,
         )
 
     async def load_model(self, name: str) -> None:

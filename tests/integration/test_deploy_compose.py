@@ -117,7 +117,7 @@ def test_the_orchestrator_accepts_its_environment(profile: str) -> None:
     environment = environment_of(SERVICES["orchestrator"], {**dot_env(), "COMPOSE_PROFILES": profile})
     settings = load_settings(environment, cores=4)
     assert settings.triton.device == profile
-    assert settings.triton.url == f"triton:{TRITON_GRPC_PORT}"
+    assert settings.triton.urls == (f"triton:{TRITON_GRPC_PORT}",)
     assert set(SERVICES["orchestrator"]["environment"]) <= set(DEFAULTS)
 
 
