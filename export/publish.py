@@ -11,7 +11,7 @@ import hashlib
 import json
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version as installed_version
@@ -54,7 +54,7 @@ class Draft:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedVersion:
-    """is_loaded: whether a running Triton serves it already."""
+    """is_loaded: whether the running Tritons that were named serve it already."""
 
     name: str
     version: int
@@ -108,7 +108,7 @@ async def publish_draft(draft: Draft, triton: TritonSettings, say: Say) -> Publi
         folder=folder,
         card=card,
         certificate=certificate,
-        is_loaded=await _tell_triton(triton.url, spec.name, say),
+        is_loaded=await _tell_tritons(triton.urls, spec.name, say),
     )
 
 
@@ -190,11 +190,15 @@ def _build_plan(folder: Path, card: ModelCard, say: Say) -> bool:
     return True
 
 
-async def _tell_triton(url: str | None, name: str, say: Say) -> bool:
-    """Have a running Triton load the version; one that does not is no reason to take the version back."""
-    if url is None:
+async def _tell_tritons(urls: Sequence[str], name: str, say: Say) -> bool:
+    """Have running Tritons load the version; one that does not is no reason to take the version back."""
+    if not urls:
         say(f"a server that runs already takes it after POST /v1/models/{name}/load, or at its next start")
-        return False
+    told = [await _tell_triton(url, name, say) for url in urls]
+    return bool(told) and all(told)
+
+
+async def _tell_triton(url: str, name: str, say: Say) -> bool:
     try:
         await load_version(url, name)
     except TrireelError as exc:

@@ -18,7 +18,7 @@ from orchestrator.core.types import FrameBatch, FrameStamp, ServedModel
 from orchestrator.inference.catalogue import TritonCatalogue
 from orchestrator.inference.connection import open_connection, triton_errors
 from orchestrator.inference.embedded import open_embedded_triton
-from orchestrator.inference.model import build_request, candidates_from
+from orchestrator.inference.wire import build_request, candidates_from
 from orchestrator.settings import TritonSettings
 from orchestrator.telemetry import Metrics
 
@@ -48,7 +48,7 @@ async def open_scratch_triton(
                 answer = await connection.infer(
                     lambda: build_request(model.version, batch, region=None, offset=0), timeout_s=REQUEST_TIMEOUT_S
                 )
-            return candidates_from(answer, frames=len(frames), model=model.version)
+            return candidates_from(answer, frames=len(frames), model=model)
 
         yield infer
 

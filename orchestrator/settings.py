@@ -35,7 +35,11 @@ VARIABLES: Final = (
     Variable("TRIREEL_PORT", "8080", "Port of the API; 0 takes a free one."),
     Variable("TRIREEL_DATA_DIR", "./data", "Videos, results and the SQLite database."),
     Variable("TRIREEL_MODEL_REPOSITORY", "./model_repository", "Published model versions."),
-    Variable("TRIREEL_TRITON_URL", "", "host:port of a Triton's gRPC endpoint; unset starts the embedded server."),
+    Variable(
+        "TRIREEL_TRITON_URL",
+        "",
+        "host:port of a Triton's gRPC endpoint, or several with commas; unset starts the embedded server.",
+    ),
     Variable("TRIREEL_TRITON_METRICS_PORT", "0", "Metrics port of the embedded Triton; 0 takes a free one."),
     Variable("TRIREEL_TRITON_TIMEOUT_S", "30", "Deadline of one request to Triton, in seconds."),
     Variable("TRIREEL_TRITON_ENV", "./.venv-triton", "The embedded Triton's Python environment."),
@@ -97,9 +101,9 @@ class HttpSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TritonSettings:
-    """url: None starts the embedded server from `environment` on `model_repository`."""
+    """urls: host:port each; none starts the embedded server from `environment` on `model_repository`."""
 
-    url: str | None
+    urls: tuple[str, ...]
     metrics_port: int
     timeout_s: float
     environment: Path
@@ -211,20 +215,19 @@ class _Reader:
     def path(self, name: str) -> Path:
         return Path(self.text(name)).expanduser().absolute()
 
-    def triton_address(self, name: str) -> str | None:
-        """host:port of a gRPC endpoint; a scheme, as people like to write it, is taken off."""
+    def triton_addresses(self, name: str) -> tuple[str, ...]:
+        """host:port of gRPC endpoints, parted by commas."""
         text = self.optional_text(name)
-        if text is None:
-            return None
-        parts = urlsplit(text if "//" in text else f"//{text}")
-        try:
-            host, port = parts.hostname, parts.port
-        except ValueError:
-            host, port = None, None
-        if not host or not port:
-            self.complaints.append(f"{name} must be host:port of Triton's gRPC endpoint, not {text!r}")
-            return None
-        return f"{host}:{port}"
+        addresses: list[str] = []
+        for part in text.split(",") if text else ():
+            address = _host_and_port(part.strip())
+            if address is None:
+                self.complaints.append(f"{name} must be host:port of Triton's gRPC endpoint, not {part.strip()!r}")
+            elif address in addresses:
+                self.complaints.append(f"{name} names {address} twice")
+            else:
+                addresses.append(address)
+        return tuple(addresses)
 
     def redis_url(self, name: str) -> str | None:
         text = self.optional_text(name)
@@ -239,6 +242,18 @@ class _Reader:
                 close = get_close_matches(name, DEFAULTS, n=1)
                 hint = f"; did you mean {close[0]}?" if close else ""
                 self.complaints.append(f"{name} is no setting{hint}")
+
+
+def _host_and_port(text: str) -> str | None:
+    """None if it is no address; a scheme, as people like to write it, is taken off."""
+    parts = urlsplit(text if "//" in text else f"//{text}")
+    try:
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return None
+    if not host or not port:
+        return None
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def load_settings(env: Mapping[str, str], *, cores: int | None = None) -> Settings:
@@ -261,7 +276,7 @@ def load_settings(env: Mapping[str, str], *, cores: int | None = None) -> Settin
             stop_timeout_s=read.seconds("TRIREEL_STOP_TIMEOUT_S", 0.1, 600),
         ),
         triton=TritonSettings(
-            url=read.triton_address("TRIREEL_TRITON_URL"),
+            urls=read.triton_addresses("TRIREEL_TRITON_URL"),
             metrics_port=read.integer("TRIREEL_TRITON_METRICS_PORT", 0, 65535),
             timeout_s=read.seconds("TRIREEL_TRITON_TIMEOUT_S", 0.1, 3600),
             environment=read.path("TRIREEL_TRITON_ENV"),

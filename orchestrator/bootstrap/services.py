@@ -14,7 +14,7 @@ from orchestrator.core.states import JobState
 from orchestrator.errors import DoorbellError
 from orchestrator.following import Following
 from orchestrator.inference.published import load_certificate
-from orchestrator.inference.triton import TritonReadiness
+from orchestrator.inference.readiness import EndpointReadiness, TritonReadiness
 from orchestrator.jobs import Jobs
 from orchestrator.ports import JobStore, ModelCatalogue
 from orchestrator.results import Results
@@ -27,9 +27,9 @@ from orchestrator.videos import Videos
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Readiness:
-    """reasons: whatever is amiss. transport: "shm" or "grpc"; transport_reason: why over gRPC.
+    """reasons: whatever is amiss. transport: "shm", "grpc" or "mixed"; transport_reason: why over gRPC.
 
-    triton_metrics_url: empty where only Triton's owner knows it.
+    triton_url: several are parted by commas. triton_metrics_url: empty where only Triton's owner knows it.
     """
 
     is_ready: bool
@@ -38,6 +38,7 @@ class Readiness:
     transport_reason: str
     triton_url: str
     triton_metrics_url: str
+    tritons: tuple[EndpointReadiness, ...]
 
 
 class TritonProbe(Protocol):
@@ -75,6 +76,7 @@ class Services:
             transport_reason=triton.transport_reason,
             triton_url=triton.grpc_url,
             triton_metrics_url=triton.metrics_url or "",
+            tritons=triton.endpoints,
         )
 
     async def _lacks_of_workers(self) -> tuple[str, ...]:

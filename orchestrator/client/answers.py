@@ -227,8 +227,21 @@ class LimitsAnswer(Answer, frozen=True, kw_only=True):
     max_body_bytes: int
 
 
+class TritonAnswer(Answer, frozen=True, kw_only=True):
+    """One Triton of those that jobs are spread over. reasons: what is missing there."""
+
+    url: str
+    is_ready: bool
+    reasons: tuple[str, ...]
+    transport: str
+    transport_reason: str
+
+
 class ReadinessAnswer(Answer, frozen=True, kw_only=True):
-    """reasons: what is missing. transport: how frames reach Triton, and why so."""
+    """reasons: what is missing. transport: how frames reach Triton ("mixed": it depends on which), and why so.
+
+    triton_url: several are parted by commas. tritons: each by itself.
+    """
 
     is_ready: bool
     reasons: tuple[str, ...]
@@ -236,6 +249,7 @@ class ReadinessAnswer(Answer, frozen=True, kw_only=True):
     transport_reason: str
     triton_url: str
     triton_metrics_url: str
+    tritons: tuple[TritonAnswer, ...]
 
 
 class StateBody(Answer, frozen=True, kw_only=True):

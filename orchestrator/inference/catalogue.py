@@ -1,4 +1,4 @@
-"""The model versions that a Triton serves, read from its repository index and model configurations."""
+"""The model versions that one Triton serves, read from its repository index and model configurations."""
 
 from __future__ import annotations
 
@@ -22,13 +22,16 @@ LOAD_TIMEOUT_S: Final = 600.0
 
 
 class TritonCatalogue:
-    """The port `ModelCatalogue`. What Triton answered is kept for a few seconds, and until it reconnects."""
+    """What one Triton answered is kept for a few seconds, and until it reconnects.
+
+    known: what it answered last, perhaps in another life.
+    """
 
     def __init__(self, connection: TritonConnection, *, timeout_s: float, now: Callable[[], float]) -> None:
         self._connection = connection
         self._timeout_s = timeout_s
         self._now = now
-        self._known: Sequence[ModelStatus] = ()
+        self.known: Sequence[ModelStatus] = ()
         self._known_in_epoch: int | None = None
         self._fresh_until = 0.0
         self._lock = asyncio.Lock()
@@ -39,7 +42,7 @@ class TritonCatalogue:
         Raises ModelNotFoundError, ModelNotReadyError, TritonUnavailableError.
         """
         try:
-            return choose(await self._current(), name, version)
+            return choose(await self.current(), name, version)
         except (ModelNotFoundError, ModelNotReadyError):
             return choose(await self.list(), name, version)
 
@@ -76,12 +79,17 @@ class TritonCatalogue:
             ) from exc
         await self.list()
 
-    async def _current(self) -> Sequence[ModelStatus]:
+    async def current(self) -> Sequence[ModelStatus]:
+        """As `list`, from memory while that is fresh, or while Triton is away."""
         async with self._lock:
             is_current = self._known_in_epoch == self._connection.epoch
             if is_current and (self._now() < self._fresh_until or not self._connection.is_connected):
-                return self._known
+                return self.known
             return await self._refresh()
+
+    def doubt(self) -> None:
+        """Ask again the next time: two small calls tell sooner than frames whether Triton answers at all."""
+        self._fresh_until = 0.0
 
     async def _refresh(self) -> Sequence[ModelStatus]:
         epoch = self._connection.epoch
@@ -90,10 +98,10 @@ class TritonCatalogue:
                 "RepositoryIndex", service_pb2.RepositoryIndexRequest, timeout_s=self._timeout_s
             )
             configs = {name: await self._config(name) for name in ready_names(index)}
-        self._known = statuses_from(index, configs)
+        self.known = statuses_from(index, configs)
         self._known_in_epoch = epoch
         self._fresh_until = self._now() + FRESH_FOR_S
-        return self._known
+        return self.known
 
     async def _config(self, name: str) -> Any | None:
         """The model's configuration, None if it was unloaded just now."""

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from threading import Event, Thread
 from typing import Any, Final
 
@@ -22,7 +23,8 @@ from orchestrator.errors import InferenceError, TritonTimeoutError, TritonUnavai
 # These replace all of gRPC's and tritonclient's defaults. Reconnecting: gRPC's own back-off grows to minutes, while a
 # Triton that starts again is back within seconds. Keepalive: only while a call is open, and so few pings that a server
 # that was not told to expect them does not hang up; every call has a deadline besides.
-CHANNEL_OPTIONS: Final = (
+ChannelOptions = tuple[tuple[str, int], ...]
+CHANNEL_OPTIONS: Final[ChannelOptions] = (
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
     ("grpc.initial_reconnect_backoff_ms", 200),
@@ -39,11 +41,18 @@ ERROR_BY_STATUS: Final[dict[grpc.StatusCode, type[InferenceError]]] = {
     grpc.StatusCode.ABORTED: TritonUnavailableError,
     grpc.StatusCode.DEADLINE_EXCEEDED: TritonTimeoutError,
 }
+# Of calls that perhaps no server answered; one that lives may answer UNAVAILABLE, too.
+NO_ANSWER: Final = frozenset(
+    {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
+)
 
 # How often the channel's state is looked at: seldom while it is ready, since a server that starts again is away for a
 # second at least; often while it is not, since somebody may wait.
 WATCH_S: Final = 0.2
 WATCH_AWAY_S: Final = 0.05
+# gRPC fails the calls of a lost connection up to some milliseconds before it tells the loss (seen with grpcio 1.85).
+LOSS_LOOKS: Final = 4
+LOSS_LOOK_S: Final = 0.005
 INFER: Final = "/inference.GRPCInferenceService/ModelInfer"
 
 
@@ -56,20 +65,34 @@ def triton_errors(subject: str) -> Iterator[None]:
         raise ERROR_BY_STATUS.get(exc.code(), InferenceError)(f"{subject}: {exc.details()}") from exc
 
 
+@dataclass(slots=True)
+class CallCount:
+    """How many calls a server answered, whatever it said, and how many it did not. Both only grow.
+
+    Written on the connection's thread, read on any.
+    """
+
+    answered: int = 0
+    unanswered: int = 0
+
+
 class TritonConnection:
     """A channel that connects by itself, and again. Made by `open_connection`.
 
     epoch: grows whenever the channel becomes ready; what was known of the server in an earlier epoch may be wrong.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, calls: CallCount, options: ChannelOptions) -> None:
         self.url = url
         self.epoch = 0
+        self._count = calls
+        self._options = options
         self._opened: Future[None] = Future()
         self._thread = Thread(target=lambda: asyncio.run(self._serve()), name="triton-connection", daemon=True)
         self._loop: asyncio.AbstractEventLoop
         self._stop: asyncio.Event
         self._connected: asyncio.Event
+        self._channel: grpc.aio.Channel
         self._stub: GRPCInferenceServiceStub
         self._infer: Callable[..., Awaitable[Any]]
         self._closing = Event()
@@ -94,11 +117,23 @@ class TritonConnection:
         build: makes the request, on the connection's thread. Raises grpc.aio.AioRpcError; TritonUnavailableError after
         `aclose`.
         """
-        return await self._cross(lambda: getattr(self._stub, method)(build(), timeout=timeout_s))
+        return await self._cross(lambda: self._counted(getattr(self._stub, method)(build(), timeout=timeout_s)))
 
     async def infer(self, build: Callable[[], bytes], *, timeout_s: float) -> Any:
         """As `call` for ModelInfer, whose request is made on the wire: its frames are large, and copied once less."""
-        return await self._cross(lambda: self._infer(build(), timeout=timeout_s))
+        return await self._cross(lambda: self._counted(self._infer(build(), timeout=timeout_s)))
+
+    async def was_lost(self, epoch: int) -> bool:
+        """Whether the connection of that epoch is gone; asked right after a call failed."""
+        return bool(await self._cross(lambda: self._look_for_loss(epoch)))
+
+    async def _look_for_loss(self, epoch: int) -> bool:
+        for _ in range(LOSS_LOOKS):
+            self._look()
+            if self.epoch != epoch or not self.is_connected:
+                return True
+            await asyncio.sleep(LOSS_LOOK_S)
+        return False
 
     async def _cross(self, start: Callable[[], Awaitable[Any]]) -> Any:
         """Start a call on the connection's thread and wait for it here."""
@@ -128,18 +163,31 @@ class TritonConnection:
         finally:
             self._calls.discard(task)
 
+    async def _counted(self, call: Awaitable[Any]) -> Any:
+        try:
+            answer = await call
+        except grpc.aio.AioRpcError as exc:
+            if exc.code() in NO_ANSWER:
+                self._count.unanswered += 1
+            else:
+                self._count.answered += 1
+            raise
+        self._count.answered += 1
+        return answer
+
     async def _serve(self) -> None:
         """The thread's only coroutine: owns the channel until `aclose`."""
         self._loop = asyncio.get_running_loop()
         self._stop, self._connected = asyncio.Event(), asyncio.Event()
         async with (
-            grpc.aio.insecure_channel(self.url, options=CHANNEL_OPTIONS) as channel,
+            grpc.aio.insecure_channel(self.url, options=self._options) as channel,
             asyncio.TaskGroup() as group,
         ):
+            self._channel = channel
             self._stub = GRPCInferenceServiceStub(channel)
             # Without a serializer gRPC takes the bytes as they are.
             self._infer = channel.unary_unary(INFER, response_deserializer=service_pb2.ModelInferResponse.FromString)
-            watcher = group.create_task(self._watch(channel))
+            watcher = group.create_task(self._watch())
             self._opened.set_result(None)
             await self._stop.wait()
             watcher.cancel()
@@ -150,26 +198,31 @@ class TritonConnection:
             task.cancel()
         await asyncio.gather(*self._calls, return_exceptions=True)
 
-    async def _watch(self, channel: grpc.aio.Channel) -> None:
+    async def _watch(self) -> None:
         """Look at the channel's state often enough to see every restart of a server.
 
         Not with `wait_for_state_change`: gRPC would report the end of that wait to this loop after the loop's own end,
         as an error on some other one (seen with grpcio 1.85).
         """
         while True:
-            is_ready = channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY
-            if is_ready and not self._connected.is_set():
-                self.epoch += 1
-                self._connected.set()
-            elif not is_ready:
-                self._connected.clear()
-            await asyncio.sleep(WATCH_S if is_ready else WATCH_AWAY_S)
+            self._look()
+            await asyncio.sleep(WATCH_S if self.is_connected else WATCH_AWAY_S)
+
+    def _look(self) -> None:
+        is_ready = self._channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY
+        if is_ready and not self._connected.is_set():
+            self.epoch += 1
+            self._connected.set()
+        elif not is_ready:
+            self._connected.clear()
 
 
 @asynccontextmanager
-async def open_connection(url: str) -> AsyncIterator[TritonConnection]:
-    """url: host:port. Never fails because of the server: it may come later."""
-    connection = TritonConnection(url)
+async def open_connection(
+    url: str, *, calls: CallCount | None = None, options: ChannelOptions = CHANNEL_OPTIONS
+) -> AsyncIterator[TritonConnection]:
+    """url: host:port. Never fails because of the server: it may come later. calls: to be counted there."""
+    connection = TritonConnection(url, calls=calls or CallCount(), options=options)
     await connection.open()
     try:
         yield connection

@@ -16,6 +16,8 @@ from typing import Final
 import structlog
 
 from orchestrator.errors import TritonStartError
+from orchestrator.inference.connection import CallCount
+from orchestrator.inference.hang_watch import HangWatch
 from orchestrator.inference.installation import (
     LOOPBACK,
     REGION_PREFIX,
@@ -27,13 +29,12 @@ from orchestrator.inference.installation import (
     link_backends,
 )
 from orchestrator.inference.port_reservation import reserve_ports
-from orchestrator.inference.server_process import ServerProcess
+from orchestrator.inference.server_process import HEALTH_TIMEOUT_S, ServerProcess, is_live
 from orchestrator.settings import TritonSettings
 from orchestrator.telemetry import Metrics
 
 log = structlog.get_logger(__name__)
 
-START_TIMEOUT_S: Final = 300.0
 FIRST_RESTART_DELAY_S: Final = 0.2
 LONGEST_RESTART_DELAY_S: Final = 30.0
 # In the log's folder, which one server has to itself: nothing is left elsewhere, however it ends.
@@ -42,6 +43,17 @@ BACKENDS_FOLDER: Final = "triton_backends"
 HEALTHY_AFTER_S: Final = 60.0
 # Answering people comes first, then decoding (`video/confinement.py`), then inference, which takes all the rest anyway.
 NICENESS: Final = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """start_s: until the server must answer. hung_s: how long it may answer nothing while it is called."""
+
+    start_s: float = 300.0
+    hung_s: float = 15.0
+
+
+PATIENCE: Final = Patience()
 
 
 class EmbeddedState(StrEnum):
@@ -55,14 +67,15 @@ class EmbeddedState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerPlan:
-    """What is started each time."""
+    """What is started each time. calls: to the server, counted by whoever makes them."""
 
     command: list[str]
     environment: Mapping[str, str]
     ports: ServerPorts
     log_path: Path
     region_prefix: str
-    start_timeout_s: float
+    patience: Patience
+    calls: CallCount
 
 
 class EmbeddedTriton:
@@ -130,9 +143,9 @@ class EmbeddedTriton:
             self._process = await ServerProcess.start(
                 plan.command, environment=plan.environment, log_path=plan.log_path, region_prefix=plan.region_prefix
             )
-            await self._process.wait_ready(plan.ports.http, timeout_s=plan.start_timeout_s)
+            await self._process.wait_ready(plan.ports.http, timeout_s=plan.patience.start_s)
             self._become_ready()
-            self.last_error = await self._process.wait_broken()
+            self.last_error = await self._process.wait_broken(self._hang_watch())
             self.state = EmbeddedState.STARTING
             log.warning("embedded triton broke", reason=self.last_error)
             await self._process.kill()
@@ -142,6 +155,11 @@ class EmbeddedTriton:
             process, self._process = self._process, None
             if process is not None:
                 await process.stop()
+
+    def _hang_watch(self) -> HangWatch:
+        port, limit_s = self._plan.ports.http, self._plan.patience.hung_s
+        timeout_s = min(HEALTH_TIMEOUT_S, limit_s)
+        return HangWatch(self._plan.calls, lambda: is_live(port, timeout_s=timeout_s), limit_s=limit_s, now=self._now)
 
     def _become_ready(self) -> None:
         self.state = EmbeddedState.READY
@@ -166,12 +184,14 @@ async def supervise_embedded_triton(
     metrics: Metrics,
     repository: Path | None = None,
     config_name: str = "embedded",
-    start_timeout_s: float = START_TIMEOUT_S,
+    patience: Patience = PATIENCE,
+    calls: CallCount | None = None,
 ) -> AsyncIterator[EmbeddedTriton]:
     """Yield at once while the server starts; it is stopped at the end.
 
-    repository: instead of the settings' own. Must be entered on the main thread's loop, since the server ends with the
-    thread that started it. Raises TritonStartError where the installation cannot work or a port is taken.
+    repository: instead of the settings' own. calls: those of `open_connection`; without them a server that hangs is
+    left alone. Must be entered on the main thread's loop, since the server ends with the thread that started it.
+    Raises TritonStartError where the installation cannot work or a port is taken.
     """
     check_platform()
     _check_repository(repository or settings.model_repository)
@@ -194,7 +214,8 @@ async def supervise_embedded_triton(
             ports=ports,
             log_path=log_dir / "triton.log",
             region_prefix=region_prefix,
-            start_timeout_s=start_timeout_s,
+            patience=patience,
+            calls=calls or CallCount(),
         )
         triton = EmbeddedTriton(plan, metrics=metrics, now=time.monotonic)
         async with _beside(triton.keep_running()):
@@ -209,7 +230,7 @@ async def open_embedded_triton(
     metrics: Metrics,
     repository: Path | None = None,
     config_name: str = "embedded",
-    start_timeout_s: float = START_TIMEOUT_S,
+    patience: Patience = PATIENCE,
 ) -> AsyncIterator[EmbeddedTriton]:
     """As `supervise_embedded_triton`, but yield a server that answers: every model is loaded or has failed to.
 
@@ -221,7 +242,7 @@ async def open_embedded_triton(
         metrics=metrics,
         repository=repository,
         config_name=config_name,
-        start_timeout_s=start_timeout_s,
+        patience=patience,
     ) as triton:
         await triton.wait_ready()
         yield triton

@@ -29,18 +29,26 @@ class Retrying:
     random: Callable[[], float] = random.random
 
     async def run(
-        self, attempt: Callable[[], Awaitable[Answer]], *, on_retry: Callable[[TrireelError], None]
+        self,
+        attempt: Callable[[], Awaitable[Answer]],
+        *,
+        on_retry: Callable[[TrireelError], None],
+        is_another_left: Callable[[], bool] = lambda: False,
     ) -> Answer:
-        """The first answer of `attempt`. Errors that are not retryable, and the last one, leave as they are."""
+        """The first answer of `attempt`. Errors that are not retryable, and the last one, leave as they are.
+
+        is_another_left: whether the next attempt asks somebody else, who need not be waited for.
+        """
         began = self.now()
         delay_s = self.first_s
         while True:
             try:
                 return await attempt()
             except TrireelError as exc:
-                pause_s = delay_s * (1 - self.random() / 2)
+                pause_s = 0.0 if is_another_left() else delay_s * (1 - self.random() / 2)
                 if not exc.retryable or self.now() - began + pause_s > self.budget_s:
                     raise
                 on_retry(exc)
-            await self.sleep(pause_s)
-            delay_s = min(2 * delay_s, self.longest_s)
+            if pause_s:
+                await self.sleep(pause_s)
+                delay_s = min(2 * delay_s, self.longest_s)

@@ -15,6 +15,7 @@ from typing import BinaryIO, Final
 import structlog
 
 from orchestrator.errors import TritonStartError
+from orchestrator.inference.hang_watch import HangWatch
 from orchestrator.inference.installation import EXIT_TIMEOUT_S, LOOPBACK
 
 log = structlog.get_logger(__name__)
@@ -87,8 +88,8 @@ class ServerProcess:
                 f"the embedded Triton was not ready within {timeout_s:.0f} s: {self.last_error()}"
             ) from None
 
-    async def wait_broken(self) -> str:
-        """Return what is wrong as soon as the server ended or lost a stub."""
+    async def wait_broken(self, hang_watch: HangWatch) -> str:
+        """Return what is wrong as soon as the server ended, lost a stub or hangs."""
         ended = asyncio.ensure_future(self._process.wait())
         dead_before: frozenset[int] = frozenset()
         children: list[int] = []
@@ -103,6 +104,8 @@ class ServerProcess:
                 if dead & dead_before:
                     return "a process of a model died"
                 dead_before = dead
+                if await hang_watch.is_hung():
+                    return "it answered nothing any more"
                 await asyncio.wait([ended], timeout=HEALTH_POLL_S)
         finally:
             ended.cancel()
@@ -136,10 +139,10 @@ class ServerProcess:
             region.unlink(missing_ok=True)
 
 
-async def is_live(http_port: int) -> bool:
+async def is_live(http_port: int, *, timeout_s: float = HEALTH_TIMEOUT_S) -> bool:
     """Whether a Triton answers on this port of the loopback. Plain sockets: gRPC has a loop of its own."""
     try:
-        async with asyncio.timeout(HEALTH_TIMEOUT_S):
+        async with asyncio.timeout(timeout_s):
             reader, writer = await asyncio.open_connection(LOOPBACK, http_port)
             try:
                 writer.write(b"GET /v2/health/live HTTP/1.0\r\n\r\n")

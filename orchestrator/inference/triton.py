@@ -1,22 +1,23 @@
-"""The way to Triton as one thing: embedded or at an address, with its model port, catalogue and readiness."""
+"""The way to Triton as one thing: embedded or at addresses, with its model port, catalogue and readiness."""
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
-from orchestrator.errors import InferenceError
 from orchestrator.inference.catalogue import TritonCatalogue
-from orchestrator.inference.connection import TritonConnection, open_connection
-from orchestrator.inference.embedded import EmbeddedTriton, supervise_embedded_triton
+from orchestrator.inference.connection import CallCount, open_connection
+from orchestrator.inference.embedded import PATIENCE, EmbeddedTriton, Patience, supervise_embedded_triton
+from orchestrator.inference.endpoint import Endpoint
+from orchestrator.inference.merged_catalogue import MergedCatalogue
 from orchestrator.inference.model import TritonModel
+from orchestrator.inference.readiness import TritonReadiness, endpoint_readiness, over_all
 from orchestrator.inference.retrying import Retrying
 from orchestrator.inference.slot_region import RegionRegistration, SlotRegion
-from orchestrator.ports import ModelStatus
 from orchestrator.settings import TritonSettings
 from orchestrator.telemetry import Metrics
 
@@ -25,113 +26,86 @@ LISTING_TIMEOUT_S: Final = 3.0
 RETRYING: Final = Retrying()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TritonReadiness:
-    """is_ready: Triton answers and serves a model. reasons: whatever is amiss, also while it is ready.
-
-    transport: how frames travel; transport_reason: why over gRPC. metrics_url: None where only Triton's owner knows.
-    last_error: of the embedded server.
-    """
-
-    is_ready: bool
-    reasons: tuple[str, ...]
-    transport: Literal["shm", "grpc"]
-    transport_reason: str
-    grpc_url: str
-    metrics_url: str | None
-    last_error: str | None
-
-
 class Triton:
-    """model and catalogue are the ports of these names."""
+    """model and catalogue are the ports of these names. embedded: None where the servers are somebody else's."""
 
     def __init__(
-        self,
-        *,
-        model: TritonModel,
-        catalogue: TritonCatalogue,
-        connection: TritonConnection,
-        registration: RegionRegistration,
-        embedded: EmbeddedTriton | None,
+        self, endpoints: Sequence[Endpoint], embedded: EmbeddedTriton | None, *, metrics: Metrics, retrying: Retrying
     ) -> None:
-        self.model = model
-        self.catalogue = catalogue
+        self.model = TritonModel(endpoints, metrics=metrics, retrying=retrying)
+        self.catalogue = MergedCatalogue(endpoints)
         self.embedded = embedded
-        self._connection = connection
-        self._registration = registration
+        self._endpoints = endpoints
 
     async def wait_connected(self) -> None:
-        """Until Triton can be called; raises TritonStartError if the embedded one's first start goes wrong."""
+        """Until a Triton can be called; raises TritonStartError if the embedded one's first start goes wrong."""
         if self.embedded is not None:
             await self.embedded.wait_ready()
-        await self._connection.wait_connected()
+        async with asyncio.TaskGroup() as group:
+            waits = [group.create_task(each.connection.wait_connected()) for each in self._endpoints]
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for wait in waits:
+                wait.cancel()
 
     async def readiness(self) -> TritonReadiness:
-        """Ask Triton now, within a few seconds. Does not fail."""
-        served, reasons = await self._list()
-        refusal = await self._refusal() if served else None
-        reasons += [refusal] if refusal else []
-        transport_reason = self._registration.reason
-        return TritonReadiness(
-            is_ready=refusal is None and any(status.is_ready for status in served),
-            reasons=tuple(reasons),
-            transport="grpc" if transport_reason else "shm",
-            transport_reason=transport_reason,
-            grpc_url=self._connection.url,
+        """Ask every Triton now, within a few seconds. Does not fail."""
+        told = await self.catalogue.ask_all()
+        state = f"the embedded Triton is {self.embedded.state.value}" if self.embedded else "Triton does not answer"
+        async with asyncio.TaskGroup() as group:
+            asked = [
+                group.create_task(endpoint_readiness(endpoint, each, state=state))
+                for endpoint, each in zip(self._endpoints, told, strict=True)
+            ]
+        return over_all(
+            [each.result() for each in asked],
+            told,
             metrics_url=self.embedded.metrics_url if self.embedded else None,
             last_error=self.embedded.last_error if self.embedded else None,
         )
 
-    async def _refusal(self) -> str | None:
-        """Why frames cannot travel at all; finding out also settles how they do."""
-        try:
-            await self._registration.name()
-        except InferenceError as exc:
-            return str(exc)
-        return None
-
-    async def _list(self) -> tuple[list[ModelStatus], list[str]]:
-        """What Triton serves, and what is wrong with it."""
-        try:
-            statuses = list(await self.catalogue.list())
-        except InferenceError as exc:
-            state = f"the embedded Triton is {self.embedded.state.value}" if self.embedded else "Triton does not answer"
-            return [], [f"{state}: {exc}"]
-        reasons = [f"{status.name}:{status.version}: {status.reason}" for status in statuses if not status.is_ready]
-        if not statuses:
-            reasons.append("Triton serves no models; publish one with `make model`")
-        return statuses, reasons
-
 
 @asynccontextmanager
 async def open_triton(
-    settings: TritonSettings, region: SlotRegion, *, metrics: Metrics, log_dir: Path, retrying: Retrying = RETRYING
+    settings: TritonSettings,
+    region: SlotRegion,
+    *,
+    metrics: Metrics,
+    log_dir: Path,
+    retrying: Retrying = RETRYING,
+    patience: Patience = PATIENCE,
 ) -> AsyncIterator[Triton]:
     """Yield at once; Triton may still be starting, or away. `region` must live longer than this.
 
-    Raises TritonStartError where the embedded Triton is not installed or its metrics port is taken.
+    patience: with the embedded one. Raises TritonStartError where the embedded Triton is not installed or its metrics
+    port is taken.
     """
     async with AsyncExitStack() as stack:
         embedded: EmbeddedTriton | None = None
-        url = settings.url
-        if url is None:
+        calls = CallCount()
+        urls = settings.urls
+        if not urls:
             embedded = await stack.enter_async_context(
-                supervise_embedded_triton(settings, log_dir=log_dir, metrics=metrics)
+                supervise_embedded_triton(settings, log_dir=log_dir, metrics=metrics, patience=patience, calls=calls)
             )
-            url = embedded.grpc_url
-        connection = await stack.enter_async_context(open_connection(url))
-        registration = RegionRegistration(connection, region, settings.transport)
-        stack.push_async_callback(registration.unregister)
-        catalogue = TritonCatalogue(connection, timeout_s=LISTING_TIMEOUT_S, now=time.monotonic)
-        model = TritonModel(
-            connection,
-            catalogue,
-            registration,
-            timeout_s=settings.timeout_s,
-            metrics=metrics,
-            retrying=retrying,
-            is_server_broken=embedded.is_broken if embedded else lambda: False,
-        )
-        yield Triton(
-            model=model, catalogue=catalogue, connection=connection, registration=registration, embedded=embedded
-        )
+            urls = (embedded.grpc_url,)
+        endpoints = []
+        for url in urls:
+            connection = await stack.enter_async_context(open_connection(url, calls=calls))
+            endpoints.append(
+                Endpoint(
+                    connection,
+                    TritonCatalogue(connection, timeout_s=LISTING_TIMEOUT_S, now=time.monotonic),
+                    RegionRegistration(connection, region, settings.transport),
+                    timeout_s=settings.timeout_s,
+                    is_broken=embedded.is_broken if embedded else lambda: False,
+                )
+            )
+        stack.push_async_callback(_unregister, endpoints)
+        yield Triton(endpoints, embedded, metrics=metrics, retrying=retrying)
+
+
+async def _unregister(endpoints: Sequence[Endpoint]) -> None:
+    """At all at once: one that is away takes its time."""
+    async with asyncio.TaskGroup() as group:
+        for endpoint in endpoints:
+            group.create_task(endpoint.registration.unregister())

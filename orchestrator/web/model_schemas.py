@@ -9,6 +9,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from orchestrator.bootstrap import Readiness
 from orchestrator.core.contract import MAX_CANDIDATES
 from orchestrator.ports import ModelStatus
 from orchestrator.settings import Settings
@@ -116,14 +117,51 @@ class HealthAnswer(msgspec.Struct, frozen=True):
     status: Annotated[str, Meta(description="Always ok.", examples=["ok"])]
 
 
+class TritonAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """One Triton of those that jobs are spread over."""
+
+    url: Annotated[str, Meta(description="gRPC endpoint.", examples=["127.0.0.1:8001"])]
+    is_ready: Annotated[bool, Meta(description="Whether it can be given work.")]
+    reasons: Annotated[list[str], Meta(description="What is missing there.")]
+    transport: Annotated[str, Meta(description="shm or grpc: how frames reach it.", examples=["shm"])]
+    transport_reason: Annotated[str, Meta(description="Why this one.")]
+
+
 class ReadinessAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """Whether jobs can be worked on now."""
 
     is_ready: Annotated[bool, Meta(description="Whether jobs can be worked on.")]
     reasons: Annotated[list[str], Meta(description="What is missing.")]
-    transport: Annotated[str, Meta(description="How frames reach Triton.", examples=["shm"])]
+    transport: Annotated[
+        str,
+        Meta(description="How frames reach Triton: shm, grpc, or mixed where it depends on which.", examples=["shm"]),
+    ]
     transport_reason: Annotated[str, Meta(description="Why this one.")]
-    triton_url: Annotated[str, Meta(description="gRPC endpoint.", examples=["127.0.0.1:8001"])]
+    triton_url: Annotated[
+        str, Meta(description="gRPC endpoint; several are parted by commas.", examples=["127.0.0.1:8001"])
+    ]
     triton_metrics_url: Annotated[
         str, Meta(description="Triton's own Prometheus endpoint.", examples=["http://127.0.0.1:8002/metrics"])
     ]
+    tritons: Annotated[list[TritonAnswer], Meta(description="Each Triton by itself.")]
+
+    @classmethod
+    def from_readiness(cls, readiness: Readiness) -> ReadinessAnswer:
+        return cls(
+            is_ready=readiness.is_ready,
+            reasons=list(readiness.reasons),
+            transport=readiness.transport,
+            transport_reason=readiness.transport_reason,
+            triton_url=readiness.triton_url,
+            triton_metrics_url=readiness.triton_metrics_url,
+            tritons=[
+                TritonAnswer(
+                    url=each.url,
+                    is_ready=each.is_ready,
+                    reasons=list(each.reasons),
+                    transport=each.transport,
+                    transport_reason=each.transport_reason,
+                )
+                for each in readiness.tritons
+            ],
+        )

@@ -34,15 +34,7 @@ async def get_health() -> HealthAnswer:
 @get("/readyz", tags=TAGS, operation_id="getReadiness", summary="Readiness", responses={**problems(400), **NOT_READY})
 async def get_readiness(services: AllServices) -> Response[ReadinessAnswer]:
     """200 when jobs can be worked on, 503 with reasons when not; how frames reach Triton, and where its ports are."""
-    readiness = await services.readiness()
-    answer = ReadinessAnswer(
-        is_ready=readiness.is_ready,
-        reasons=list(readiness.reasons),
-        transport=readiness.transport,
-        transport_reason=readiness.transport_reason,
-        triton_url=readiness.triton_url,
-        triton_metrics_url=readiness.triton_metrics_url,
-    )
+    answer = ReadinessAnswer.from_readiness(await services.readiness())
     return Response(answer, status_code=200 if answer.is_ready else 503)
 
 

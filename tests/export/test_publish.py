@@ -118,7 +118,7 @@ async def test_a_running_triton_serves_the_version_at_once(tmp_path: Path, trito
     spec = spec_for(write_checkpoint(tmp_path / "weights.pt", "yolov8n"), triton, "shapes")
     metrics = Metrics(CollectorRegistry())
     async with open_embedded_triton(triton, log_dir=tmp_path / "logs", metrics=metrics) as server:
-        published = await publish(spec, dataclasses.replace(triton, url=server.grpc_url), lambda line: None)
+        published = await publish(spec, dataclasses.replace(triton, urls=(server.grpc_url,)), lambda line: None)
         async with open_connection(server.grpc_url) as connection:
             served = await TritonCatalogue(connection, timeout_s=30, now=time.monotonic).find("shapes")
     assert published.is_loaded

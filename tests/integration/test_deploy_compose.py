@@ -119,7 +119,7 @@ def test_the_orchestrator_accepts_its_environment(profile: str) -> None:
     environment = environment_of(SERVICES["orchestrator"], {**env_file(), "TRIREEL_DEVICE": profile})
     settings = load_settings(environment, cores=4)
     assert settings.triton.device == profile
-    assert settings.triton.url == f"triton:{TRITON_GRPC_PORT}"
+    assert settings.triton.urls == (f"triton:{TRITON_GRPC_PORT}",)
     assert settings.redis.url is None
     assert set(SERVICES["orchestrator"]["environment"]) <= set(DEFAULTS)
 

@@ -14,7 +14,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from orchestrator.errors import ModelChangedError, ModelNotReadyError, TritonStartError, TritonUnavailableError
-from orchestrator.inference.embedded import EmbeddedTriton, open_embedded_triton
+from orchestrator.inference.embedded import PATIENCE, EmbeddedTriton, Patience, open_embedded_triton
 from orchestrator.inference.triton import Triton, open_triton
 from orchestrator.telemetry import Metrics
 from orchestrator.video.slots import SlotPool
@@ -40,10 +40,18 @@ def repository(tmp_path: Path) -> Path:
 
 
 @asynccontextmanager
-async def own_triton(repository: Path, slots: SlotPool, metrics: Metrics | None = None) -> AsyncIterator[Triton]:
-    settings = triton_settings(repository)
+async def own_triton(
+    repository: Path,
+    slots: SlotPool,
+    metrics: Metrics | None = None,
+    *,
+    patience: Patience = PATIENCE,
+    **variables: str,
+) -> AsyncIterator[Triton]:
+    settings = triton_settings(repository, **variables)
     log_dir = repository.parent / "log"
-    async with open_triton(settings, slots, metrics=metrics or Metrics(CollectorRegistry()), log_dir=log_dir) as triton:
+    metrics = metrics or Metrics(CollectorRegistry())
+    async with open_triton(settings, slots, metrics=metrics, log_dir=log_dir, patience=patience) as triton:
         yield triton
 
 
@@ -112,6 +120,28 @@ async def test_a_killed_triton_costs_time_and_no_frame(repository: Path, slots: 
     assert sample("trireel_triton_restarts_total") == 1
     assert (sample("trireel_inference_retries_total", {"reason": "triton_unavailable"}) or 0) > 0
     assert sample("trireel_frames_inferred_total", {"model": MEAN_COLOUR}) == 8
+
+
+async def test_a_triton_that_hangs_is_killed_and_started_again(repository: Path, slots: SlotPool) -> None:
+    metrics = Metrics(CollectorRegistry())
+    frames = noise(4)
+    async with own_triton(repository, slots, metrics, patience=Patience(hung_s=1), TRITON_TIMEOUT_S="0.5") as triton:
+        await triton.wait_connected()
+        model = await triton.catalogue.find(MEAN_COLOUR)
+        await triton.model.infer(model, batch_in(slots, 0, frames))
+        server = server_of(triton)
+        pid = server.pid
+        assert pid is not None
+        stopped = os.pidfd_open(pid)
+        os.kill(pid, signal.SIGSTOP)
+        candidates = await triton.model.infer(model, batch_in(slots, 1, frames))
+        await end_of(stopped)
+        assert server.pid not in (None, pid)
+    assert candidates[:, 0, 4] == pytest.approx(frames[..., 0].mean(axis=(1, 2)) / 255)
+    assert server.last_error == "it answered nothing any more"
+    sample = metrics.registry.get_sample_value
+    assert sample("trireel_triton_restarts_total") == 1
+    assert (sample("trireel_inference_retries_total", {"reason": "triton_timeout"}) or 0) > 0
 
 
 async def test_a_model_that_lost_its_process_is_served_again(repository: Path, slots: SlotPool) -> None:
@@ -188,7 +218,7 @@ async def test_a_start_that_takes_too_long_fails_and_leaves_nothing(repository: 
     metrics = Metrics(CollectorRegistry())
     before = children_of(os.getpid())
     with pytest.raises(TritonStartError, match="not ready within 0 s"):
-        async with open_embedded_triton(settings, log_dir=tmp_path, metrics=metrics, start_timeout_s=0.05):
+        async with open_embedded_triton(settings, log_dir=tmp_path, metrics=metrics, patience=Patience(start_s=0.05)):
             pass
     assert children_of(os.getpid()) == before
 
@@ -207,7 +237,7 @@ from prometheus_client import CollectorRegistry
 from orchestrator.core.types import ModelVersion
 from orchestrator.inference.connection import open_connection
 from orchestrator.inference.embedded import open_embedded_triton
-from orchestrator.inference.model import build_request
+from orchestrator.inference.wire import build_request
 from orchestrator.telemetry import Metrics, configure_logging
 from tests.support.triton import MEAN_COLOUR, SLOW, batch_of, noise, triton_settings
 

@@ -317,10 +317,10 @@ def get_readiness(handler: _Handler, request: Request) -> None:
         "reasons": [] if is_ready else ["Triton is still loading"],
         "transport": "shm",
         "transport_reason": "",
-        "triton_url": "127.0.0.1:8001",
-        "triton_metrics_url": "http://127.0.0.1:8002/metrics",
     }
-    handler.send_json(200 if is_ready else 503, readiness)
+    addresses = {"triton_url": "127.0.0.1:8001", "triton_metrics_url": "http://127.0.0.1:8002/metrics"}
+    tritons = [{"url": "127.0.0.1:8001", **readiness}]
+    handler.send_json(200 if is_ready else 503, {**readiness, **addresses, "tritons": tritons})
 
 
 ROUTES: Final[tuple[tuple[str, str, Callable[..., None]], ...]] = (

@@ -103,7 +103,7 @@ async def reaching(
     metrics: Metrics | None = None,
 ) -> AsyncIterator[Triton]:
     """`open_triton` on a server that runs already."""
-    assert settings.url is not None
+    assert settings.urls
     metrics = metrics or Metrics(CollectorRegistry())
     chosen = replace(settings, transport=transport)
     async with open_triton(chosen, slots, metrics=metrics, log_dir=Path("unused"), retrying=retrying) as triton:

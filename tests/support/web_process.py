@@ -15,7 +15,8 @@ from orchestrator.core.records import Progress
 from orchestrator.core.types import ServedModel
 from orchestrator.errors import ModelNotFoundError, TritonUnavailableError
 from orchestrator.events.memory import MemoryEventBus
-from orchestrator.inference.triton import TritonReadiness
+from orchestrator.inference.merged_catalogue import Told
+from orchestrator.inference.readiness import EndpointReadiness, TritonReadiness, over_all
 from orchestrator.ports import ModelStatus, Subscription, Wake
 from orchestrator.settings import load_settings
 from orchestrator.testing.fake_model import FakeModelCatalogue, served_model
@@ -123,15 +124,14 @@ class FakeTriton(FakeModelCatalogue):
             self.set_ready(name, version, reason_against=None)
 
     async def readiness(self) -> TritonReadiness:
-        return TritonReadiness(
+        endpoint = EndpointReadiness(
+            url="127.0.0.1:8001",
             is_ready=not self.is_away,
             reasons=("Triton does not answer",) if self.is_away else (),
             transport="shm",
             transport_reason="",
-            grpc_url="127.0.0.1:8001",
-            metrics_url=None,
-            last_error=None,
         )
+        return over_all([endpoint], [Told(endpoint.url, await FakeModelCatalogue.list(self))])
 
     def _require_answer(self) -> None:
         if self.is_away:

@@ -7,23 +7,38 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
-from orchestrator.core.types import ModelVersion
 from orchestrator.errors import ContractError, InferenceError, TritonTimeoutError, TritonUnavailableError
 from orchestrator.inference.connection import triton_errors
-from orchestrator.inference.model import build_request, candidates_from, raw_input
 from orchestrator.inference.slot_region import is_refusal
+from orchestrator.inference.wire import build_request, candidates_from, raw_input
+from orchestrator.testing.fake_model import served_model
 from tests.support.triton import batch_of
 
-CARS = ModelVersion("cars", 2, "a" * 64)
+SERVED = served_model("cars", 2)
+CARS = SERVED.version
 BATCH = batch_of(0, np.arange(2 * 4 * 6 * 3, dtype=np.uint8).reshape(2, 4, 6, 3))
 
 
-def answer(*, name: str = "candidates", datatype: str = "FP32", shape: tuple[int, ...] = (2, 300, 6)) -> Any:
-    message = service_pb2.ModelInferResponse(raw_output_contents=[np.arange(np.prod(shape), dtype="f4").tobytes()])
-    message.outputs.add(name=name, datatype=datatype, shape=shape)
+def answer_of(candidates: NDArray[np.float32]) -> Any:
+    message = service_pb2.ModelInferResponse(raw_output_contents=[candidates.tobytes()])
+    message.outputs.add(name="candidates", datatype="FP32", shape=candidates.shape)
     return message
+
+
+def answer(*, name: str = "candidates", datatype: str = "FP32", shape: tuple[int, ...] = (2, 300, 6)) -> Any:
+    message = answer_of(np.zeros(shape, np.float32))
+    message.outputs[0].name, message.outputs[0].datatype = name, datatype
+    return message
+
+
+def rows(*written: tuple[float, ...]) -> NDArray[np.float32]:
+    """Candidates of two frames, of which the second one has these rows."""
+    candidates = np.zeros((2, 300, 6), np.float32)
+    candidates[1, : len(written)] = written
+    return candidates
 
 
 def parsed(request: bytes) -> Any:
@@ -56,8 +71,9 @@ def test_frames_are_written_as_protobuf_writes_them(frames: int) -> None:
 
 
 def test_candidates_come_in_the_shape_of_the_contract() -> None:
-    candidates = candidates_from(answer(), frames=2, model=CARS)
-    assert candidates[1, 2, 3] == 1 * 1800 + 2 * 6 + 3
+    sent = rows((0, 0, 8, 6, 0.75, 1), (1, 2, 3, 4, 0.75, 0), (-3, 2, 900, 4, 0.25, 2))
+    candidates = candidates_from(answer_of(sent), frames=2, model=SERVED)
+    assert candidates.tolist() == sent.tolist()
 
 
 @pytest.mark.parametrize(
@@ -72,7 +88,35 @@ def test_candidates_come_in_the_shape_of_the_contract() -> None:
 )
 def test_any_other_answer_breaks_the_contract(wrong: Any) -> None:
     with pytest.raises(ContractError, match="cars:2 answers"):
-        candidates_from(wrong, frames=2, model=CARS)
+        candidates_from(wrong, frames=2, model=SERVED)
+
+
+def test_an_empty_output_breaks_the_contract() -> None:
+    """As the Python backend of the embedded Triton answers with NumPy 2."""
+    empty = answer()
+    empty.raw_output_contents[0] = b""
+    with pytest.raises(ContractError, match="cars:2 answers 0 bytes as"):
+        candidates_from(empty, frames=2, model=SERVED)
+
+
+@pytest.mark.parametrize(
+    ("written", "complaint"),
+    [
+        (rows((0, 0, 8, 6, np.nan, 1)), "not finite"),
+        (rows((0, 0, np.inf, 6, 0.5, 1)), "not finite"),
+        (rows((0, 0, 8, 6, 0.5, 1), (0, np.nan, 0, 0, 0, 0)), "not finite"),
+        (rows((0, 0, 8, 6, 1.5, 1)), "not between 0 and 1"),
+        (rows((0, 0, 8, 6, -0.5, 1)), "not between 0 and 1"),
+        (rows((0, 0, 8, 6, 0.5, 1), (0, 0, 8, 6, 0.75, 1)), "not sorted"),
+        (rows((0, 0, 0, 0, 0, 0), (0, 0, 8, 6, 0.75, 1)), "not sorted"),
+        (rows((0, 0, 8, 6, 0.5, 3)), "none of its 3 classes"),
+        (rows((0, 0, 8, 6, 0.5, -1)), "none of its 3 classes"),
+        (rows((0, 0, 8, 6, 0.5, 1.5)), "none of its 3 classes"),
+    ],
+)
+def test_numbers_that_are_no_boxes_break_the_contract(written: NDArray[np.float32], complaint: str) -> None:
+    with pytest.raises(ContractError, match=f"cars:2 breaks the model contract: .*{complaint}"):
+        candidates_from(answer_of(written), frames=2, model=SERVED)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from orchestrator.settings import VARIABLES, load_settings
 def test_an_empty_environment_is_a_working_one() -> None:
     settings = load_settings({}, cores=4)
     assert (settings.http.host, settings.http.port) == ("127.0.0.1", 8080)
-    assert settings.triton.url is None
+    assert settings.triton.urls == ()
     assert settings.work.decoders == 4
 
 
@@ -45,7 +45,20 @@ def test_the_device_chooses_the_sizes_and_a_variable_wins() -> None:
 
 @pytest.mark.parametrize("text", ["localhost:8001", "grpc://localhost:8001", "http://localhost:8001/"])
 def test_tritons_address_is_taken_with_and_without_a_scheme(text: str) -> None:
-    assert load_settings({"TRIREEL_TRITON_URL": text}).triton.url == "localhost:8001"
+    assert load_settings({"TRIREEL_TRITON_URL": text}).triton.urls == ("localhost:8001",)
+
+
+def test_several_tritons_are_parted_by_commas() -> None:
+    settings = load_settings({"TRIREEL_TRITON_URL": "a:8001, grpc://B:8001,[::1]:8001"})
+    assert settings.triton.urls == ("a:8001", "b:8001", "[::1]:8001")
+
+
+def test_every_wrong_address_of_a_triton_is_told() -> None:
+    with pytest.raises(SettingsError) as error:
+        load_settings({"TRIREEL_TRITON_URL": "a,b:8001,:8001,b:8001/,c:99999,"})
+    complaints = str(error.value)
+    for wrong in ("not 'a'", "not ':8001'", "not 'c:99999'", "not ''", "TRIREEL_TRITON_URL names b:8001 twice"):
+        assert wrong in complaints
 
 
 def test_the_database_lies_in_the_data_directory_unless_told(tmp_path: Path) -> None:
