@@ -264,59 +264,81 @@ def load_settings(env: Mapping[str, str], *, cores: int | None = None) -> Settin
     read = _Reader(env)
     read.complain_about_unknown()
     device = read.choice("TRIREEL_DEVICE", ("cpu", "gpu"))
-    sizes = SIZES_BY_DEVICE[device]
-    cores = cores or len(os.sched_getaffinity(0))
-    data_dir = read.path("TRIREEL_DATA_DIR")
-    max_upload_bytes = read.integer("TRIREEL_MAX_UPLOAD_BYTES", 1, 1024 * GIB)
+    http = _read_http(read)
     settings = Settings(
-        http=HttpSettings(
-            host=read.text("TRIREEL_HOST"),
-            port=read.integer("TRIREEL_PORT", 0, 65535),
-            max_upload_bytes=max_upload_bytes,
-            stop_timeout_s=read.seconds("TRIREEL_STOP_TIMEOUT_S", 0.1, 600),
-        ),
-        triton=TritonSettings(
-            urls=read.triton_addresses("TRIREEL_TRITON_URL"),
-            metrics_port=read.integer("TRIREEL_TRITON_METRICS_PORT", 0, 65535),
-            timeout_s=read.seconds("TRIREEL_TRITON_TIMEOUT_S", 0.1, 3600),
-            environment=read.path("TRIREEL_TRITON_ENV"),
-            device=device,  # type: ignore[arg-type]  # `choice` has checked it
-            transport=read.choice("TRIREEL_TRANSPORT", ("auto", "shm", "grpc")),  # type: ignore[arg-type]  # checked
-            model_repository=read.path("TRIREEL_MODEL_REPOSITORY"),
-        ),
-        storage=StorageSettings(
-            database_url=read.optional_text("TRIREEL_DATABASE_URL") or f"sqlite:///{data_dir}/trireel.db",
-            data_dir=data_dir,
-            max_upload_bytes=max_upload_bytes,
-        ),
+        http=http,
+        triton=_read_triton(read, device),
+        storage=_read_storage(read, max_upload_bytes=http.max_upload_bytes),
         redis=RedisSettings(url=read.redis_url("TRIREEL_REDIS_URL")),
-        limits=VideoLimits(
-            max_duration_s=read.seconds("TRIREEL_MAX_DURATION_S", 1, 10**7),
-            max_frame_pixels=read.integer("TRIREEL_MAX_FRAME_PIXELS", 1, 2**31),
-            max_fps=read.seconds("TRIREEL_MAX_FPS", 1, 10**5),
-            max_frames=read.integer("TRIREEL_MAX_FRAMES", 1, 10**9),
-            decoder_memory_bytes=read.integer("TRIREEL_DECODER_MEMORY_BYTES", 256 * 1024**2, 1024 * GIB),
-        ),
-        work=WorkSettings(
-            cores=cores,
-            decoders=read.integer("TRIREEL_DECODERS", 1, 256, unset=min(cores, 8)),
-            segment_frames=read.integer("TRIREEL_SEGMENT_FRAMES", 1, 10**7, unset=sizes.segment_frames),
-            batch_frames=read.integer("TRIREEL_BATCH_FRAMES", 1, 256, unset=sizes.batch_frames),
-            max_running_jobs=read.integer("TRIREEL_MAX_RUNNING_JOBS", 1, 10**5),
-            stall_timeout_s=read.seconds("TRIREEL_STALL_TIMEOUT_S", 0.1, 10**6),
-            lease_s=read.seconds("TRIREEL_LEASE_S", 1, 10**6),
-            metrics_port=read.integer("TRIREEL_METRICS_PORT", 0, 65535),
-            wait_budget_s=read.seconds("TRIREEL_WAIT_BUDGET_S", 1, 10**7),
-        ),
-        log=LogSettings(
-            format=read.choice("TRIREEL_LOG_FORMAT", ("text", "json")),  # type: ignore[arg-type]  # checked
-            level=read.choice("TRIREEL_LOG_LEVEL", ("debug", "info", "warning", "error")),  # type: ignore[arg-type]
-        ),
+        limits=_read_limits(read),
+        work=_read_work(read, SIZES_BY_DEVICE[device], cores=cores or len(os.sched_getaffinity(0))),
+        log=_read_log(read),
     )
     complaints = [*read.complaints, *_contradictions(settings)]
     if complaints:
         raise SettingsError("; ".join(complaints))
     return settings
+
+
+def _read_http(read: _Reader) -> HttpSettings:
+    return HttpSettings(
+        host=read.text("TRIREEL_HOST"),
+        port=read.integer("TRIREEL_PORT", 0, 65535),
+        max_upload_bytes=read.integer("TRIREEL_MAX_UPLOAD_BYTES", 1, 1024 * GIB),
+        stop_timeout_s=read.seconds("TRIREEL_STOP_TIMEOUT_S", 0.1, 600),
+    )
+
+
+def _read_triton(read: _Reader, device: str) -> TritonSettings:
+    return TritonSettings(
+        urls=read.triton_addresses("TRIREEL_TRITON_URL"),
+        metrics_port=read.integer("TRIREEL_TRITON_METRICS_PORT", 0, 65535),
+        timeout_s=read.seconds("TRIREEL_TRITON_TIMEOUT_S", 0.1, 3600),
+        environment=read.path("TRIREEL_TRITON_ENV"),
+        device=device,  # type: ignore[arg-type]  # `choice` has checked it
+        transport=read.choice("TRIREEL_TRANSPORT", ("auto", "shm", "grpc")),  # type: ignore[arg-type]  # checked
+        model_repository=read.path("TRIREEL_MODEL_REPOSITORY"),
+    )
+
+
+def _read_storage(read: _Reader, *, max_upload_bytes: int) -> StorageSettings:
+    data_dir = read.path("TRIREEL_DATA_DIR")
+    return StorageSettings(
+        database_url=read.optional_text("TRIREEL_DATABASE_URL") or f"sqlite:///{data_dir}/trireel.db",
+        data_dir=data_dir,
+        max_upload_bytes=max_upload_bytes,
+    )
+
+
+def _read_limits(read: _Reader) -> VideoLimits:
+    return VideoLimits(
+        max_duration_s=read.seconds("TRIREEL_MAX_DURATION_S", 1, 10**7),
+        max_frame_pixels=read.integer("TRIREEL_MAX_FRAME_PIXELS", 1, 2**31),
+        max_fps=read.seconds("TRIREEL_MAX_FPS", 1, 10**5),
+        max_frames=read.integer("TRIREEL_MAX_FRAMES", 1, 10**9),
+        decoder_memory_bytes=read.integer("TRIREEL_DECODER_MEMORY_BYTES", 256 * 1024**2, 1024 * GIB),
+    )
+
+
+def _read_work(read: _Reader, sizes: DeviceSizes, *, cores: int) -> WorkSettings:
+    return WorkSettings(
+        cores=cores,
+        decoders=read.integer("TRIREEL_DECODERS", 1, 256, unset=min(cores, 8)),
+        segment_frames=read.integer("TRIREEL_SEGMENT_FRAMES", 1, 10**7, unset=sizes.segment_frames),
+        batch_frames=read.integer("TRIREEL_BATCH_FRAMES", 1, 256, unset=sizes.batch_frames),
+        max_running_jobs=read.integer("TRIREEL_MAX_RUNNING_JOBS", 1, 10**5),
+        stall_timeout_s=read.seconds("TRIREEL_STALL_TIMEOUT_S", 0.1, 10**6),
+        lease_s=read.seconds("TRIREEL_LEASE_S", 1, 10**6),
+        metrics_port=read.integer("TRIREEL_METRICS_PORT", 0, 65535),
+        wait_budget_s=read.seconds("TRIREEL_WAIT_BUDGET_S", 1, 10**7),
+    )
+
+
+def _read_log(read: _Reader) -> LogSettings:
+    return LogSettings(
+        format=read.choice("TRIREEL_LOG_FORMAT", ("text", "json")),  # type: ignore[arg-type]  # checked
+        level=read.choice("TRIREEL_LOG_LEVEL", ("debug", "info", "warning", "error")),  # type: ignore[arg-type]
+    )
 
 
 def _contradictions(settings: Settings) -> Iterator[str]:
