@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import stat
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
@@ -33,11 +35,14 @@ from orchestrator.video.messages import (
 from orchestrator.video.segment_batches import OpenSegment, check_fits
 from orchestrator.video.slots import SlotPool
 
+# Another process may end the run, and nobody tells this one; until then the child keeps a deleted file's disk space.
+LONGEST_IDLE_S: Final = 10.0
+
 
 class Decoders:
     """Implements `VideoReader`. Nothing a file does reaches this process; belongs to one event loop.
 
-    A child that ended a segment stays open for its run, so that the next segment needs no entry.
+    A child that ended a segment stays open for its run for a while, so that the next segment needs no entry.
     """
 
     def __init__(
@@ -48,12 +53,14 @@ class Decoders:
         limits: VideoLimits,
         stall_timeout_s: float,
         most_idle: int,
+        longest_idle_s: float,
     ) -> None:
         self._children = children
         self._slots = slots
         self._limits = limits
         self._stall_timeout_s = stall_timeout_s
         self._most_idle = most_idle
+        self._longest_idle_s = longest_idle_s
         self._idle: OrderedDict[int, _IdleChild] = OrderedDict()
 
     async def read_header(self, path: Path) -> VideoHeader:
@@ -105,7 +112,7 @@ class Decoders:
             # Another task may have ended it while we waited for the one before.
             idle = self._idle.pop(number, None)
             if idle is not None:
-                await idle.child.end(DISMISSED)
+                await idle.end()
 
     def _begin(self, child: DecoderChild, request: SegmentRequest) -> None:
         stamps = np.concatenate([request.wanted_pts, request.short_cuts], dtype=np.int64)
@@ -135,13 +142,20 @@ class Decoders:
             return None
         best = next((idle for idle in usable if idle.next_segment == request.plan.number), usable[0])
         del self._idle[best.child.number]
-        return best.child
+        return best.take()
 
     async def _keep_idle(self, child: DecoderChild, request: SegmentRequest) -> None:
-        self._idle[child.number] = _IdleChild(child, request.run_id, request.path, request.plan.number + 1)
+        idle = _IdleChild(child, request.run_id, request.path, request.plan.number + 1)
+        self._idle[child.number] = idle
+        idle.expire_in(self._longest_idle_s, self._dismiss)
         while len(self._idle) > self._most_idle:
             _, oldest = self._idle.popitem(last=False)
-            await oldest.child.end(DISMISSED)
+            await oldest.end()
+
+    def _dismiss(self, idle: _IdleChild) -> None:
+        """Have it killed; its slots and its number are given up when it is known dead."""
+        del self._idle[idle.child.number]
+        self._children.kill(idle.child, DISMISSED)
 
     def _child_limits(self) -> ChildLimits:
         return ChildLimits(
@@ -153,13 +167,26 @@ class Decoders:
 
 
 class _IdleChild:
-    """A child between two segments of a run."""
+    """A child between two segments of a run. Whoever takes it out of `Decoders` calls `take` or `end`."""
 
     def __init__(self, child: DecoderChild, run_id: str, path: Path, next_segment: int) -> None:
         self.child = child
         self.run_id = run_id
         self.path = path
         self.next_segment = next_segment
+        self._expiry: asyncio.TimerHandle | None = None
+
+    def expire_in(self, longest_idle_s: float, on_expiry: Callable[[_IdleChild], None]) -> None:
+        """Call back after so long, unless it is taken or ended before."""
+        self._expiry = asyncio.get_running_loop().call_later(longest_idle_s, on_expiry, self)
+
+    def take(self) -> DecoderChild:
+        if self._expiry is not None:
+            self._expiry.cancel()
+        return self.child
+
+    async def end(self) -> None:
+        await self.take().end(DISMISSED)
 
     def fits(self, request: SegmentRequest) -> bool:
         return self.child.is_usable and self.run_id == request.run_id and self.path == request.path
@@ -173,10 +200,21 @@ async def open_decoders(
     slots: SlotPool,
     metrics: Metrics,
     most_idle: int,
+    longest_idle_s: float = LONGEST_IDLE_S,
 ) -> AsyncIterator[Decoders]:
-    """Decoders whose children all end with the context. most_idle: children kept between segments, over all runs."""
+    """Decoders whose children all end with the context.
+
+    most_idle, longest_idle_s: children kept between segments, over all runs, and for how long each.
+    """
     async with open_children(memory_bytes=limits.decoder_memory_bytes, slots=slots, metrics=metrics) as children:
-        yield Decoders(children, slots, limits=limits, stall_timeout_s=stall_timeout_s, most_idle=most_idle)
+        yield Decoders(
+            children,
+            slots,
+            limits=limits,
+            stall_timeout_s=stall_timeout_s,
+            most_idle=most_idle,
+            longest_idle_s=longest_idle_s,
+        )
 
 
 @contextmanager

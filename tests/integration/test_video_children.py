@@ -293,6 +293,18 @@ def test_a_child_decodes_nothing_for_a_request_that_names_more_frames_than_it_br
             Child(theirs, file.fileno(), region.fileno()).serve()
 
 
+async def test_a_child_that_is_asked_for_nothing_more_is_dismissed(clip: Path) -> None:
+    async with open_reader(longest_idle_s=0.3) as reader:
+        request = await long_segment(reader, clip)
+        await decode_segment(reader, request)
+        (pid,) = children_of(decoder_parent())
+        await ended(os.pidfd_open(pid))
+        # Nobody counts it as a decoder that died, and the run's next segment simply gets another one.
+        assert reader.metrics.registry.get_sample_value("trireel_decoder_exits_total", {"reason": "crashed"}) == 0
+        rows, _ = await decode_segment(reader, request)
+        assert len(rows) == len(request.stamps)
+
+
 async def test_a_child_over_its_memory_dies_alone(clip: Path) -> None:
     async with open_reader(limits=replace(LIMITS, decoder_memory_bytes=0)) as reader:
         with pytest.raises(DecoderCrashedError):

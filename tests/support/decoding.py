@@ -56,12 +56,22 @@ class Row:
 
 @asynccontextmanager
 async def open_reader(
-    *, limits: VideoLimits = LIMITS, stall_timeout_s: float = 60, imgsz: int = IMGSZ, most_idle: int = 4
+    *,
+    limits: VideoLimits = LIMITS,
+    stall_timeout_s: float = 60,
+    imgsz: int = IMGSZ,
+    most_idle: int = 4,
+    longest_idle_s: float = 60,
 ) -> AsyncIterator[Reader]:
     metrics = Metrics(CollectorRegistry())
     with open_slots(count=SLOTS, slot_bytes=BATCH_FRAMES * imgsz * imgsz * 3, metrics=metrics) as slots:
         async with open_decoders(
-            limits=limits, stall_timeout_s=stall_timeout_s, slots=slots, metrics=metrics, most_idle=most_idle
+            limits=limits,
+            stall_timeout_s=stall_timeout_s,
+            slots=slots,
+            metrics=metrics,
+            most_idle=most_idle,
+            longest_idle_s=longest_idle_s,
         ) as decoders:
             yield Reader(decoders, slots, metrics)
         assert slots.free_count == SLOTS

@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+from tests.support.private_mounts import lack_of_private_mounts
+
 ROOT: Final = Path(__file__).resolve().parents[2]
 SHARED_DATA: Final = ROOT.parent / "shared" / "data"
 EXPORT_PYTHON: Final = ROOT / ".venv-export" / "bin" / "python"
@@ -76,6 +78,7 @@ LACKS: Final[Mapping[str, Callable[[], str | None]]] = {
     "postgresql": _lack_of_postgresql,
     "redis": _lack_of_program("redis-server", "redis-server"),
     "shared_data": _lack_of_shared_data,
+    "private_mounts": lack_of_private_mounts,
     "prometheus": _lack_of_program("prometheus", "prometheus"),
     "promtool": _lack_of_program("promtool", "prometheus"),
     "docker_compose": _lack_of_program("docker-compose", "docker-compose"),

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import psutil
 import pytest
 from sqlalchemy import NullPool, create_engine
 
@@ -77,6 +78,18 @@ class PostgresServer:
     def crash(self) -> None:
         """Stop without a word to anybody; the next start recovers."""
         self._run("pg_ctl", "--wait", "--mode=immediate", "stop")
+
+    def kill(self) -> int:
+        """SIGKILL to the server and all its processes; the pid it had. The next start recovers."""
+        pid = int((self.folder / "data" / "postmaster.pid").read_text().split()[0])
+        server = psutil.Process(pid)
+        # Stopped first, so that none of its processes is replaced while the others are killed.
+        server.suspend()
+        processes = [server, *server.children()]
+        for process in processes:
+            process.kill()
+        psutil.wait_procs(processes, timeout=START_TIMEOUT_S)
+        return pid
 
     def _run(self, program: str, *arguments: str) -> None:
         command = [str(self.programs / program), f"--pgdata={self.folder / 'data'}", *arguments]

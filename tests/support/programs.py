@@ -50,9 +50,14 @@ class Program:
 
 
 @contextmanager
-def running(command: Sequence[str | Path], *, folder: Path, env: Mapping[str, str] | None = None) -> Iterator[Program]:
-    """The program, in a process group of its own and with its log in `folder`; at the end nothing of it is left."""
-    name = Path(command[0]).name
+def running(
+    command: Sequence[str | Path], *, folder: Path, env: Mapping[str, str] | None = None, name: str | None = None
+) -> Iterator[Program]:
+    """The program, in a process group of its own and with its log in `folder`; at the end nothing of it is left.
+
+    name: for its log, where the command's own will not do.
+    """
+    name = name or Path(command[0]).name
     log = folder / f"{name}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(

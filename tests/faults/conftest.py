@@ -1,0 +1,102 @@
+"""What the scenarios share: a Triton and a server that nothing is done to, and the seeds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.faults.cluster import Surroundings, open_cluster
+from tests.faults.seeds import SEED, SEEDS, first_seed, seed_count
+from tests.faults.topology import PLAIN, Topology
+from tests.faults.trial import Trial, open_trial
+from tests.faults.works import USUAL, QuietServer
+from tests.support.needs import ROOT
+from tests.support.postgres import PostgresServer, postgres, postgres_of_session
+from tests.support.triton_program import TritonProgram, triton_program
+
+__all__ = ["postgres", "postgres_of_session"]
+
+MODEL_REPOSITORY: Final = ROOT / "model_repository"
+FIRST_SEED: Final = first_seed(os.environ)
+SEED_COUNT: Final = seed_count(os.environ)
+
+OpenTrial = Callable[..., AbstractContextManager[Trial]]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A scenario whose moments are random says `kill_seed` and runs once for each seed."""
+    if "kill_seed" in metafunc.fixturenames:
+        metafunc.parametrize("kill_seed", [FIRST_SEED + number for number in range(SEED_COUNT)])
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    terminalreporter.write_line(
+        f"faults: make faults SEED={FIRST_SEED} SEEDS={SEED_COUNT} strikes at these moments again ({SEED}, {SEEDS})"
+    )
+
+
+@pytest.fixture
+def seed() -> int:
+    """Of scenarios that run once."""
+    return FIRST_SEED
+
+
+@pytest.fixture(scope="session")
+def shared_triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonProgram]:
+    """For scenarios that do not hurt it."""
+    with triton_program(MODEL_REPOSITORY, tmp_path_factory.mktemp("triton")) as triton:
+        yield triton
+
+
+@pytest.fixture
+def own_triton(tmp_path: Path) -> Iterator[TritonProgram]:
+    """To be killed, paused and replaced."""
+    with triton_program(MODEL_REPOSITORY, tmp_path / "triton") as triton:
+        yield triton
+
+
+@pytest.fixture(scope="session")
+def quiet(shared_triton: TritonProgram, tmp_path_factory: pytest.TempPathFactory) -> Iterator[QuietServer]:
+    around = Surroundings(triton=shared_triton)
+    folder = tmp_path_factory.mktemp("quiet")
+    with open_cluster(PLAIN, folder, model_repository=MODEL_REPOSITORY, around=around) as cluster:
+        quiet = QuietServer(cluster.url)
+        for work in USUAL:
+            quiet.undisturbed(work)
+        yield quiet
+
+
+@pytest.fixture
+def trial_on(
+    quiet: QuietServer, request: pytest.FixtureRequest, tmp_path: Path
+) -> Callable[..., AbstractContextManager[Trial]]:
+    """Opens a trial on a fresh cluster: (topology, seed, triton, settings as keywords)."""
+
+    @contextmanager
+    def open_on(
+        topology: Topology,
+        seed: int,
+        *,
+        triton: TritonProgram | None = None,
+        around: Surroundings | None = None,
+        **settings: str,
+    ) -> Iterator[Trial]:
+        postgres: PostgresServer | None = None
+        if topology.has_postgresql:
+            postgres = request.getfixturevalue("postgres")
+        if around is None:
+            shared = None if topology.has_own_triton else request.getfixturevalue("shared_triton")
+            around = Surroundings(triton=triton or shared, postgres=postgres)
+        folder = tmp_path / topology.name
+        with (
+            open_cluster(topology, folder, model_repository=MODEL_REPOSITORY, around=around, **settings) as cluster,
+            open_trial(cluster, quiet, seed) as trial,
+        ):
+            yield trial
+
+    return open_on
