@@ -73,7 +73,7 @@ class Worker:
             try:
                 await self._work_on(leased)
             except asyncio.CancelledError:
-                self.meters.gave_up(leased.run.id, leased.plan.number)
+                await self.meters.gave_up(leased.run.id, leased.plan.number)
                 await asyncio.shield(self.tools.runs.hand_back(leased.lease))
                 raise
             except TrireelError:
@@ -95,7 +95,7 @@ class Worker:
             failure = worst_of(group)
         if failure is not None:
             self.after = None
-            self.meters.gave_up(leased.run.id, leased.plan.number)
+            await self.meters.gave_up(leased.run.id, leased.plan.number)
             await self._after_failure(leased, failure)
             return
         self.after = (leased.run.id, leased.plan.number)

@@ -1,9 +1,21 @@
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.core.progress import RunMeter
+from orchestrator.core.progress import (
+    MOST_RUNS,
+    MOST_SHARES_A_RUN,
+    SHARE_LIFETIME_S,
+    ProgressShare,
+    RunMeter,
+    ShareBoard,
+    combined,
+)
+from orchestrator.core.records import Progress
 from orchestrator.core.rendering import percent_of
 
 
@@ -13,26 +25,44 @@ def meter(*, frames_total: int = 100) -> RunMeter:
     )
 
 
+def alone(run: RunMeter) -> Progress:
+    """What a process that works alone shows."""
+    return combined(run.run_id, [run.share("worker", now_s=0.0)], stage="inferring")
+
+
+def share(worker_id: str = "worker", run_id: str = "run_1", **numbers: object) -> ProgressShare:
+    fields = {
+        "frames_total": 100,
+        "frames_committed": 0,
+        "frames_open": 0,
+        "fps": None,
+        "video_s_a_frame": None,
+        "told_s": 0.0,
+        **numbers,
+    }
+    return ProgressShare(worker_id=worker_id, run_id=run_id, **fields)  # type: ignore[arg-type]  # as the caller names them
+
+
 def test_open_and_committed_frames_are_counted_once() -> None:
     run = meter()
     run.infer(0, 8, now_s=0.0)
     run.infer(1, 4, now_s=1.0)
     run.commit(0, 8)
-    assert run.snapshot("inferring").frames_done == 12
+    assert alone(run).frames_done == 12
 
 
 def test_frames_of_a_segment_given_up_are_not_done() -> None:
     run = meter()
     run.infer(3, 20, now_s=0.0)
     run.give_up(3)
-    assert run.snapshot("inferring").frames_done == 0
+    assert alone(run).frames_done == 0
 
 
 def test_speed_eta_and_realtime_factor_follow_from_the_marks() -> None:
     run = meter()
     run.infer(0, 10, now_s=0.0)
     run.infer(0, 50, now_s=1.0)
-    told = run.snapshot("inferring")
+    told = alone(run)
     assert told.fps == 50
     assert told.eta_s == 40 / 50
     assert told.realtime_factor == 2.0
@@ -42,18 +72,18 @@ def test_a_sampled_run_moves_faster_through_the_video_than_through_its_frames() 
     run = RunMeter(run_id="r", frames_total=20, frames_committed=0, source_fps=25.0, frames_per_sample=5.0)
     run.infer(0, 1, now_s=0.0)
     run.infer(0, 5, now_s=1.0)
-    assert run.snapshot("inferring").realtime_factor == 1.0
+    assert alone(run).realtime_factor == 1.0
 
 
 def test_speed_forgets_what_is_long_past() -> None:
     run = meter(frames_total=10_000)
     for second in range(60):
         run.infer(0, 1 if second < 30 else 10, now_s=float(second))
-    assert run.snapshot("inferring").fps == 10
+    assert alone(run).fps == 10
 
 
 def test_nothing_is_claimed_before_anything_was_measured() -> None:
-    told = meter().snapshot("planning")
+    told = alone(meter())
     assert (told.fps, told.eta_s, told.realtime_factor) == (None, None, None)
 
 
@@ -66,3 +96,136 @@ def test_100_percent_means_all_frames_and_nothing_less(done: int, total: int) ->
 
 def test_percent_is_unknown_before_the_total_is() -> None:
     assert percent_of(0, None) is None
+
+
+@st.composite
+def possible_shares(draw: st.DrawFn) -> list[ProgressShare]:
+    """Of one run, each of another process."""
+    total = draw(st.integers(1, 1000))
+    speeds = st.none() | st.floats(0, 1000)
+    return [
+        share(
+            f"worker_{number}",
+            frames_total=total,
+            frames_committed=draw(st.integers(0, total)),
+            frames_open=draw(st.integers(0, total)),
+            fps=draw(speeds),
+            video_s_a_frame=draw(st.none() | st.just(0.04)),
+        )
+        for number in range(draw(st.integers(1, 5)))
+    ]
+
+
+@given(shares=possible_shares(), committed=st.integers(0, 1000))
+def test_shares_add_up_to_no_more_than_all_and_no_less_than_is_committed(
+    shares: list[ProgressShare], committed: int
+) -> None:
+    total = shares[0].frames_total
+    committed = min(committed, total)
+    told = combined("run_1", shares, stage="inferring", frames_committed=committed)
+    known = max(committed, *(each.frames_committed for each in shares))
+    assert known <= told.frames_done <= total
+    assert told.fps == (pytest.approx(sum(each.fps or 0 for each in shares)) if told.fps else None)
+    if told.fps:
+        assert told.eta_s == pytest.approx((total - told.frames_done) / told.fps)
+
+
+@given(shares=possible_shares())
+def test_the_order_of_shares_changes_nothing(shares: list[ProgressShare]) -> None:
+    one, other = (combined("run_1", each, stage="inferring") for each in (shares, shares[::-1]))
+    assert other.frames_done == one.frames_done
+    assert other.fps == pytest.approx(one.fps)
+    assert other.eta_s == pytest.approx(one.eta_s)
+
+
+def test_a_board_keeps_the_newest_share_of_each_process_until_it_is_silent_for_long() -> None:
+    board = ShareBoard()
+    assert board.put(share("a", frames_open=2, told_s=2.0), now_s=0.0)
+    assert not board.put(share("a", frames_open=1, told_s=1.0), now_s=1.0)
+    assert board.put(share("b", frames_open=3, told_s=0.5), now_s=10.0)
+    assert [each.frames_open for each in board.of_run("run_1", now_s=SHARE_LIFETIME_S)] == [2, 3]
+    assert [each.frames_open for each in board.of_run("run_1", now_s=SHARE_LIFETIME_S + 1)] == [3]
+    assert board.of_run("run_1", now_s=SHARE_LIFETIME_S + 11) == []
+    assert board.of_run("run_2", now_s=0.0) == []
+
+
+def test_a_board_is_bounded_in_runs_and_in_processes() -> None:
+    board = ShareBoard()
+    for number in range(2 * MOST_SHARES_A_RUN):
+        board.put(share(f"worker_{number}"), now_s=0.0)
+    workers = [each.worker_id for each in board.of_run("run_1", now_s=0.0)]
+    assert workers == [f"worker_{number}" for number in range(MOST_SHARES_A_RUN, 2 * MOST_SHARES_A_RUN)]
+    for number in range(MOST_RUNS):
+        board.put(share(run_id=f"run_later_{number}"), now_s=0.0)
+    assert board.of_run("run_1", now_s=0.0) == []
+    assert board.of_run("run_later_0", now_s=0.0)
+
+
+@pytest.mark.parametrize(
+    "impossible",
+    [
+        {"frames_committed": 101},
+        {"frames_committed": -1},
+        {"frames_open": -1},
+        {"frames_total": 10**30},
+        {"fps": -1.0},
+        {"video_s_a_frame": -1.0},
+    ],
+    ids=str,
+)
+def test_a_share_of_impossible_numbers_is_none(impossible: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="cannot be"):
+        share(**impossible)
+
+
+SEGMENT_FRAMES = 10
+SEGMENTS = 6
+
+
+@dataclass
+class Crew:
+    """Workers on one run, and what is shown of them far away.
+
+    Each tells at once of what it does. Nobody knows more than it was told: by the database, at a lease and at a commit.
+    """
+
+    meters: dict[str, RunMeter] = field(default_factory=dict)
+    held: dict[str, int] = field(default_factory=dict)
+    free: list[int] = field(default_factory=lambda: list(range(SEGMENTS)))
+    committed: int = 0
+    board: ShareBoard = field(default_factory=ShareBoard)
+    now_s: float = 0.0
+
+    def step(self, worker: str) -> None:
+        """Take a segment, infer some of it, or commit it, whatever is next."""
+        run = self.meters.setdefault(worker, meter(frames_total=SEGMENTS * SEGMENT_FRAMES))
+        if worker not in self.held:
+            if not self.free:
+                return
+            self.held[worker] = self.free.pop(0)
+            run.see_committed(self.committed)
+        elif run.frames_open.get(self.held[worker], 0) < SEGMENT_FRAMES:
+            run.infer(self.held[worker], 5, now_s=self.now_s)
+        else:
+            self.committed += SEGMENT_FRAMES
+            run.commit(self.held.pop(worker), self.committed)
+        self.board.put(run.share(worker, now_s=self.now_s), now_s=self.now_s)
+
+    def shown(self) -> Progress:
+        shares = self.board.of_run("run_1", now_s=self.now_s)
+        return combined(
+            "run_1",
+            shares,
+            stage="inferring",
+            frames_total=SEGMENTS * SEGMENT_FRAMES,
+            frames_committed=self.committed,
+        )
+
+
+@given(steps=st.lists(st.sampled_from("abc"), max_size=100))
+def test_what_living_workers_tell_adds_up_exactly(steps: list[str]) -> None:
+    crew = Crew()
+    for worker in steps:
+        crew.step(worker)
+        open_frames = sum(sum(each.frames_open.values()) for each in crew.meters.values())
+        assert crew.shown().frames_done == crew.committed + open_frames
