@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from orchestrator.core.records import Progress
@@ -17,7 +17,7 @@ from orchestrator.core.records import Progress
 SPEED_WINDOW_S: Final = 10.0
 # A process tells of every batch. One that is silent for so long may be dead; it does not count until it is heard again.
 SHARE_LIFETIME_S: Final = 15.0
-# Of a board: far more than run at once, so that nothing grows without end.
+# Of a board and of what a follower was told: far more than run at once, so that nothing grows without end.
 MOST_RUNS: Final = 1000
 MOST_SHARES_A_RUN: Final = 250
 # Of one run: what no video has, so that a number that somebody made up breaks no sum.
@@ -191,3 +191,28 @@ class _Heard:
 
     def is_fresh(self, now_s: float) -> bool:
         return now_s - self.heard_s <= SHARE_LIFETIME_S
+
+
+@dataclass(slots=True)
+class Told:
+    """What one follower was told of each attempt of a job: never fewer frames than before, and nothing twice.
+
+    Frames go back where a process dies with its open segments; they are inferred again, which is nobody's news.
+    """
+
+    _last: OrderedDict[tuple[str, int], Progress] = field(default_factory=OrderedDict)
+
+    def next(self, progress: Progress, *, job_id: str, attempt: int) -> Progress | None:
+        """What to tell now; None if it is what was told last."""
+        key = (job_id, attempt)
+        last = self._last.get(key)
+        if last is not None and last.frames_done > progress.frames_done:
+            done = min(last.frames_done, progress.frames_total or last.frames_done)
+            progress = replace(progress, frames_done=done, eta_s=_eta_s(done, progress.frames_total, progress.fps))
+        if progress == last:
+            return None
+        self._last[key] = progress
+        self._last.move_to_end(key)
+        while len(self._last) > MOST_RUNS:
+            self._last.popitem(last=False)
+        return progress

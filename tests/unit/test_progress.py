@@ -13,6 +13,7 @@ from orchestrator.core.progress import (
     ProgressShare,
     RunMeter,
     ShareBoard,
+    Told,
     combined,
 )
 from orchestrator.core.records import Progress
@@ -41,6 +42,10 @@ def share(worker_id: str = "worker", run_id: str = "run_1", **numbers: object) -
         **numbers,
     }
     return ProgressShare(worker_id=worker_id, run_id=run_id, **fields)  # type: ignore[arg-type]  # as the caller names them
+
+
+def progress(frames_done: int, *, fps: float | None = 10.0) -> Progress:
+    return combined("run_1", [share(frames_open=frames_done, fps=fps)], stage="inferring")
 
 
 def test_open_and_committed_frames_are_counted_once() -> None:
@@ -138,6 +143,33 @@ def test_the_order_of_shares_changes_nothing(shares: list[ProgressShare]) -> Non
     assert other.eta_s == pytest.approx(one.eta_s)
 
 
+@given(frames=st.lists(st.integers(0, 100), min_size=1), fps=st.none() | st.floats(1, 100))
+def test_what_is_told_never_goes_back_and_is_never_told_twice_in_a_row(frames: list[int], fps: float | None) -> None:
+    told = Told()
+    news = [told.next(progress(number, fps=fps), job_id="job_1", attempt=1) for number in frames]
+    counts = [each.frames_done for each in news if each is not None]
+    assert counts == sorted(set(counts))
+    assert counts[-1] == max(frames)
+
+
+def test_told_again_with_more_frames_the_time_left_fits_them() -> None:
+    told = Told()
+    told.next(progress(80), job_id="job_1", attempt=1)
+    news = told.next(progress(60, fps=5.0), job_id="job_1", attempt=1)
+    assert news is not None
+    assert (news.frames_done, news.eta_s) == (80, 20 / 5)
+
+
+def test_attempts_and_jobs_are_told_apart_and_old_ones_forgotten() -> None:
+    told = Told()
+    told.next(progress(80), job_id="job_1", attempt=1)
+    assert told.next(progress(10), job_id="job_1", attempt=2) == progress(10)
+    assert told.next(progress(20), job_id="job_2", attempt=1) == progress(20)
+    for number in range(MOST_RUNS):
+        told.next(progress(1), job_id=f"job_later_{number}", attempt=1)
+    assert told.next(progress(5), job_id="job_1", attempt=1) == progress(5)
+
+
 def test_a_board_keeps_the_newest_share_of_each_process_until_it_is_silent_for_long() -> None:
     board = ShareBoard()
     assert board.put(share("a", frames_open=2, told_s=2.0), now_s=0.0)
@@ -184,7 +216,7 @@ SEGMENTS = 6
 
 @dataclass
 class Crew:
-    """Workers on one run, and what is shown of them far away.
+    """Workers on one run, some of whom die, and what a follower far away is told of them.
 
     Each tells at once of what it does. Nobody knows more than it was told: by the database, at a lease and at a commit.
     """
@@ -194,6 +226,8 @@ class Crew:
     free: list[int] = field(default_factory=lambda: list(range(SEGMENTS)))
     committed: int = 0
     board: ShareBoard = field(default_factory=ShareBoard)
+    follower: Told = field(default_factory=Told)
+    told: list[int] = field(default_factory=list)
     now_s: float = 0.0
 
     def step(self, worker: str) -> None:
@@ -211,6 +245,12 @@ class Crew:
             run.commit(self.held.pop(worker), self.committed)
         self.board.put(run.share(worker, now_s=self.now_s), now_s=self.now_s)
 
+    def die(self, worker: str) -> None:
+        """Without a word; its segment is given to another once its lease is over."""
+        self.meters.pop(worker, None)
+        if worker in self.held:
+            self.free.append(self.held.pop(worker))
+
     def shown(self) -> Progress:
         shares = self.board.of_run("run_1", now_s=self.now_s)
         return combined(
@@ -221,6 +261,10 @@ class Crew:
             frames_committed=self.committed,
         )
 
+    def follow(self) -> None:
+        if news := self.follower.next(self.shown(), job_id="job_1", attempt=1):
+            self.told.append(news.frames_done)
+
 
 @given(steps=st.lists(st.sampled_from("abc"), max_size=100))
 def test_what_living_workers_tell_adds_up_exactly(steps: list[str]) -> None:
@@ -229,3 +273,29 @@ def test_what_living_workers_tell_adds_up_exactly(steps: list[str]) -> None:
         crew.step(worker)
         open_frames = sum(sum(each.frames_open.values()) for each in crew.meters.values())
         assert crew.shown().frames_done == crew.committed + open_frames
+
+
+@given(
+    steps=st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["works", "works", "works", "dies"]))),
+    pause_s=st.sampled_from([0.1, 1.0, 10.0]),
+)
+def test_whoever_dies_a_follower_is_told_of_progress_up_to_all_and_never_back(
+    steps: list[tuple[str, str]], pause_s: float
+) -> None:
+    crew = Crew()
+    for number, (worker, fate) in enumerate(steps):
+        crew.now_s += pause_s
+        if fate == "dies":
+            crew.die(worker)
+        else:
+            crew.step(f"{worker}{number // 20}")
+        crew.follow()
+    while crew.committed < SEGMENTS * SEGMENT_FRAMES:
+        for worker in [*crew.held]:
+            crew.die(worker)
+        crew.step("last")
+        while "last" in crew.held:
+            crew.step("last")
+        crew.follow()
+    assert crew.told == sorted(crew.told)
+    assert crew.told[-1] == SEGMENTS * SEGMENT_FRAMES
