@@ -1,10 +1,10 @@
-"""Every `EventBus`."""
+"""Every `EventBus`, in one process and among several."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Final
 
 import pytest
@@ -12,9 +12,15 @@ import pytest
 from orchestrator.core.progress import MOST_RUNS, ProgressShare
 from orchestrator.core.records import Progress
 from orchestrator.events.memory import MemoryEventBus
+from orchestrator.events.redis import open_redis_event_bus
 from orchestrator.ports import EventBus, Subscription, Wake
+from orchestrator.scheduling.local import Bell
+from tests.support.redis import RedisServer, redis, redis_of_session
+
+__all__ = ["redis", "redis_of_session"]
 
 LONG_S: Final = 60.0
+OpenBus = Callable[[], AbstractAsyncContextManager[EventBus]]
 
 
 @asynccontextmanager
@@ -22,10 +28,35 @@ async def open_memory() -> AsyncIterator[EventBus]:
     yield MemoryEventBus()
 
 
+def redis_opener(server: RedisServer) -> OpenBus:
+    @asynccontextmanager
+    async def open_redis_bus() -> AsyncIterator[EventBus]:
+        async with open_redis_event_bus(server.url(), work=Bell()) as opened:
+            await opened.connected.wait()
+            yield opened
+
+    return open_redis_bus
+
+
+@pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.needs("redis"))])
+def opener(request: pytest.FixtureRequest) -> OpenBus:
+    if request.param == "memory":
+        return open_memory
+    return redis_opener(request.getfixturevalue("redis"))
+
+
 @pytest.fixture
-async def bus() -> AsyncIterator[EventBus]:
-    async with open_memory() as opened:
+async def bus(opener: OpenBus) -> AsyncIterator[EventBus]:
+    async with opener() as opened:
         yield opened
+
+
+@pytest.fixture(params=[pytest.param("redis", marks=pytest.mark.needs("redis"))])
+async def two_buses(request: pytest.FixtureRequest) -> AsyncIterator[tuple[EventBus, EventBus]]:
+    """Of two processes."""
+    open_bus = redis_opener(request.getfixturevalue("redis"))
+    async with AsyncExitStack() as stack:
+        yield await stack.enter_async_context(open_bus()), await stack.enter_async_context(open_bus())
 
 
 def share_of(run_id: str, frames_open: int, *, worker_id: str = "worker_1", committed: int = 0) -> ProgressShare:
@@ -145,3 +176,47 @@ async def test_a_ring_without_subscribers_is_no_error(bus: EventBus) -> None:
 
 async def test_a_bus_that_reaches_everybody_says_so(bus: EventBus) -> None:
     assert bus.hears_all
+
+
+async def test_a_ring_reaches_the_subscribers_of_another_process(two_buses: tuple[EventBus, EventBus]) -> None:
+    here, there = two_buses
+    async with there.subscribe("run_1") as near, there.subscribe("job_2") as far, there.subscribe() as everything:
+        await here.ring("job_9", "run_1")
+        assert (await near.next(timeout_s=LONG_S)).rang
+        assert (await everything.next(timeout_s=LONG_S)).rang
+        assert await nothing_more(far)
+
+
+async def test_what_one_tells_oneself_is_told_once(two_buses: tuple[EventBus, EventBus]) -> None:
+    here, there = two_buses
+    async with here.subscribe("run_1") as own, here.subscribe("answer") as answer, there.subscribe("run_1") as other:
+        await here.publish_progress(share_of("run_1", 1))
+        await here.ring("run_1")
+        assert await own.next(timeout_s=LONG_S) == Wake(rang=True, progress={"run_1": progress_of("run_1", 1)})
+        await other.next(timeout_s=LONG_S)
+        # All hear the channel in one order: when the answer comes, what it answers has come back, too.
+        await there.ring("answer")
+        assert (await answer.next(timeout_s=LONG_S)).rang
+        assert await nothing_more(own)
+
+
+async def test_progress_of_another_process_is_added_to_ones_own(two_buses: tuple[EventBus, EventBus]) -> None:
+    here, there = two_buses
+    async with there.subscribe("run_1") as subscription:
+        await there.publish_progress(share_of("run_1", 20, worker_id="there"))
+        await subscription.next(timeout_s=LONG_S)
+        await here.publish_progress(share_of("run_1", 30, worker_id="here"))
+        wake = await subscription.next(timeout_s=LONG_S)
+        assert wake.progress == {"run_1": progress_of("run_1", 50, workers=2)}
+
+
+async def test_of_many_shares_another_process_is_told_the_newest(two_buses: tuple[EventBus, EventBus]) -> None:
+    here, there = two_buses
+    async with there.subscribe("run_1") as subscription:
+        for frames in range(1000):
+            await here.publish_progress(share_of("run_1", frames))
+        progress: Progress | None = None
+        async with asyncio.timeout(LONG_S):
+            while progress != progress_of("run_1", 999):
+                progress = (await subscription.next(timeout_s=LONG_S)).progress.get("run_1", progress)
+        assert await nothing_more(subscription)
