@@ -16,15 +16,16 @@ from orchestrator.composition import Parts, Tuning, UseCases
 from orchestrator.core.contract import FRAME_CHANNELS
 from orchestrator.core.records import JsonValue
 from orchestrator.core.states import JobState
-from orchestrator.events.memory import MemoryEventBus
+from orchestrator.events.opening import open_event_bus
 from orchestrator.following import Following
 from orchestrator.inference.published import largest_imgsz, load_certificate
 from orchestrator.inference.triton import Triton, TritonReadiness, open_triton
 from orchestrator.jobs import Jobs
-from orchestrator.ports import JobStore, ModelCatalogue
+from orchestrator.ports import EventBus, JobStore, ModelCatalogue
 from orchestrator.results import Results
 from orchestrator.scheduling.local import Bell, Loop, run_loops
 from orchestrator.settings import Settings
+from orchestrator.storage.engine import is_shareable
 from orchestrator.storage.reconcile import recover
 from orchestrator.storage.stores import Stores, open_stores
 from orchestrator.telemetry import Metrics
@@ -117,6 +118,10 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     async with AsyncExitStack() as stack:
         stores = await stack.enter_async_context(open_stores(settings.storage))
         await recover(stores)
+        is_shared = is_shareable(settings.storage.database_url)
+        events = await stack.enter_async_context(
+            open_event_bus(settings.redis, events=stores.events, is_shared=is_shared, work=bell)
+        )
         slots = stack.enter_context(_slots(settings, metrics))
         triton = await stack.enter_async_context(
             open_triton(settings.triton, slots, metrics=metrics, log_dir=settings.storage.data_dir / "logs")
@@ -130,8 +135,11 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                 most_idle=IDLE_A_DECODER * settings.work.decoders,
             )
         )
-        use_cases = UseCases(_parts(stores, slots, triton, decoders, bell, metrics), _tuning(settings))
-        loops = _loops(use_cases, workers=settings.work.decoders)
+        use_cases = UseCases(_parts(stores, slots, triton, decoders, events.bus, bell, metrics), _tuning(settings))
+        loops = [
+            *_loops(use_cases, workers=settings.work.decoders),
+            *(Loop(name, step) for name, step in events.steps.items()),
+        ]
         await stack.enter_async_context(run_loops(loops, bell, stop_timeout_s=settings.http.stop_timeout_s / 2))
         yield Services(
             settings=settings,
@@ -146,14 +154,16 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         )
 
 
-def _parts(stores: Stores, slots: SlotPool, triton: Triton, decoders: Decoders, bell: Bell, metrics: Metrics) -> Parts:
+def _parts(
+    stores: Stores, slots: SlotPool, triton: Triton, decoders: Decoders, bus: EventBus, bell: Bell, metrics: Metrics
+) -> Parts:
     return Parts(
         stores=stores,
         reader=decoders,
         slots=slots,
         model=triton.model,
         catalogue=triton.catalogue,
-        bus=MemoryEventBus(),
+        bus=bus,
         work=bell,
         metrics=metrics,
         utc_now=_utc_now,
