@@ -62,9 +62,9 @@ class Services:
         ((wal_bytes,),) = self.postgres.execute(
             "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint", database="postgres"
         )
-        redis = dict(
-            line.strip().split(":", 1) for line in self.redis.execute("INFO", "everything").splitlines() if ":" in line
-        )
+        with self.redis.client() as client:
+            redis = client.info()
+        redis_times = psutil.Process(self.redis.pid).cpu_times()
         postmaster = int((self.postgres.folder / "data" / "postmaster.pid").read_text().splitlines()[0])
         return Reading(
             at_s=time.monotonic(),
@@ -73,8 +73,7 @@ class Services:
             database_cpu_s=cpu_s(postmaster),
             redis_commands=int(redis["total_commands_processed"]),
             redis_bytes=int(redis["total_net_input_bytes"]) + int(redis["total_net_output_bytes"]),
-            redis_cpu_s=psutil.Process(self.redis.pid).cpu_times().user
-            + psutil.Process(self.redis.pid).cpu_times().system,
+            redis_cpu_s=redis_times.user + redis_times.system,
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -69,7 +70,7 @@ class UseCases:
     def __init__(self, parts: Parts, tuning: Tuning) -> None:
         self._parts = parts
         self._tuning = tuning
-        self._meters = Meters(bus=parts.bus, monotonic_s=parts.monotonic_s)
+        self._meters = Meters(bus=parts.bus, worker_id=secrets.token_hex(8), monotonic_s=parts.monotonic_s)
         self._announcer = Announcer(bus=parts.bus, work=parts.work, metrics=parts.metrics)
         self._sampled = SampledRuns(files=parts.stores.files)
         self._stopping = asyncio.Event()

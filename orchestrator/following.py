@@ -7,22 +7,25 @@ everything, and one that begins late or again tells each event once.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
+from orchestrator.core.progress import Told
 from orchestrator.core.records import Event, EventKind, Job, JsonValue, Progress
 from orchestrator.core.rendering import detection_objects, progress_object
-from orchestrator.core.states import RunState
+from orchestrator.core.states import JobState, RunState
 from orchestrator.errors import JobNotFoundError
 from orchestrator.metering import Meters
-from orchestrator.ports import EventBus, EventStore, JobStore, RunStore, Subscription, Wake
+from orchestrator.ports import EventBus, EventStore, JobStore, RunStore, Wake
 from orchestrator.results import Results
-from orchestrator.waking import next_wake
+from orchestrator.waking import NOTHING_NEW, next_wake
 
 PING_INTERVAL_S: Final = 15.0
 PROGRESS_INTERVAL_S: Final = 0.2
 EVENTS_A_READ: Final = 200
+# Newest runs whose progress is read from the database, where no process tells of it.
+RUNS_A_LOOK: Final = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,43 +37,65 @@ class StreamEvent:
     body: Mapping[str, JsonValue]
 
 
-@dataclass(slots=True)
-class _Throttle:
-    """Lets the newest snapshot of each run pass, all together at most once in `interval_s`."""
+class _Pace:
+    """When one stream looks into the database, tells progress and pings.
 
-    interval_s: float
-    monotonic_s: Callable[[], float]
-    waiting: dict[str, Progress] = field(default_factory=dict)
-    passed_s: float = float("-inf")
+    may_be_news: something durable may be new; progress comes many times a second and says nothing of that.
+    """
+
+    def __init__(self, monotonic_s: Callable[[], float]) -> None:
+        self.may_be_news = True
+        self._is_quiet = False
+        self._monotonic_s = monotonic_s
+        self._waiting: dict[str, Progress] = {}
+        self._passed_s = float("-inf")
+        self._looked_s = float("-inf")
+        self._spoke_s = monotonic_s()
+
+    def heard(self, wake: Wake) -> None:
+        # A wait that ended for progress that was held back says nothing either.
+        self._is_quiet = wake == NOTHING_NEW and not self._waiting
+        self.may_be_news = wake.rang or self._is_quiet
+        self.add(wake.progress)
 
     def add(self, snapshots: Mapping[str, Progress]) -> None:
-        self.waiting.update(snapshots)
+        self._waiting.update(snapshots)
 
     def take(self) -> list[Progress]:
-        if not self.waiting or self.due_in_s() > 0:
+        """The newest snapshot of each run, all together at most once in `PROGRESS_INTERVAL_S`."""
+        if not self._waiting or self._since(self._passed_s) < PROGRESS_INTERVAL_S:
             return []
-        self.passed_s = self.monotonic_s()
-        taken = list(self.waiting.values())
-        self.waiting.clear()
+        self._passed_s = self._monotonic_s()
+        taken = list(self._waiting.values())
+        self._waiting.clear()
         return taken
 
-    def due_in_s(self) -> float:
-        return max(0.0, self.passed_s + self.interval_s - self.monotonic_s())
-
-
-@dataclass(slots=True)
-class _Looks:
-    """When to look into the database: progress comes many times a second and says nothing of it."""
-
-    monotonic_s: Callable[[], float]
-    looked_s: float = float("-inf")
-
-    def is_due(self, wake: Wake | None) -> bool:
-        """Whether to look after this wake: it rang, or it was quiet, or a ring may have been missed meanwhile."""
-        is_due = wake is None or wake.rang or self.monotonic_s() - self.looked_s >= PING_INTERVAL_S
+    def is_look_due(self) -> bool:
+        """Also where progress alone came for long: a ring may have been missed."""
+        is_due = self.may_be_news or self._since(self._looked_s) >= PING_INTERVAL_S
         if is_due:
-            self.looked_s = self.monotonic_s()
+            self._looked_s = self._monotonic_s()
         return is_due
+
+    def spoke(self) -> None:
+        """The stream tells something."""
+        self._spoke_s = self._monotonic_s()
+
+    def is_ping_due(self) -> bool:
+        """Also where news came all the time and none was worth telling: others' rings keep no connection open."""
+        is_due = self._is_quiet or self._since(self._spoke_s) >= PING_INTERVAL_S
+        if is_due:
+            self.spoke()
+        return is_due
+
+    def patience_s(self) -> float:
+        """How long to wait for news: until held-back progress may pass, or a ping is due."""
+        if self._waiting:
+            return max(0.0, PROGRESS_INTERVAL_S - self._since(self._passed_s))
+        return max(0.0, PING_INTERVAL_S - self._since(self._spoke_s))
+
+    def _since(self, then_s: float) -> float:
+        return self._monotonic_s() - then_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,83 +125,91 @@ class Following:
     ) -> AsyncIterator[StreamEvent | None]:
         """A job's events after `last_id`, then live; None when it was quiet for 15 s.
 
-        Ends with `done`, when the job is deleted, and when the server stops.
+        Ends with `done`, when the job is deleted or retried on another run, and when the server stops.
 
         with_boxes: segment events carry the detections of the job's own view. Raises JobNotFoundError.
         """
         job = await self.jobs.get(job_id)
-        throttle = _Throttle(PROGRESS_INTERVAL_S, self.monotonic_s)
+        pace, told = _Pace(self.monotonic_s), Told()
         async with self.bus.subscribe(job.id, job.run_id) as subscription:
-            throttle.add(await self._progress_so_far(job))
+            pace.add(await self._progress_so_far(job))
             if await self._has_seen_end(job, last_id):
                 return
-            looks = _Looks(self.monotonic_s)
-            wake: Wake | None = None
             while True:
-                async for event in self._new_events(job, last_id, is_due=looks.is_due(wake)):
-                    last_id = event.id
-                    if event.kind is EventKind.DONE and (last := await self._last_progress(job)):
-                        yield last
-                    yield await self._stream_event(job, event, with_boxes=with_boxes)
-                    if event.kind is EventKind.DONE:
-                        return
-                for progress in throttle.take():
-                    yield _progress_event(job.id, progress)
-                wake = await self._wake(subscription, throttle)
+                if pace.is_look_due():
+                    async for event in self._news(job, last_id, pace, with_boxes=with_boxes):
+                        last_id = event.id or last_id
+                        yield event
+                        if event.kind == EventKind.DONE:
+                            return
+                for event in _progress_news(job, pace.take(), told, pace):
+                    yield event
+                pace.heard(await next_wake(subscription, self.stopping, timeout_s=pace.patience_s()))
                 if self.stopping.is_set():
                     return
-                if wake is None:
+                if pace.is_ping_due():
                     yield None
-                elif wake.rang and not await self._exists(job.id):
+                now = await self._as_it_is_now(job) if pace.may_be_news else job
+                if now is None:
                     return
-                else:
-                    throttle.add(wake.progress)
+                job = now
 
     async def all_jobs(self, *, last_id: int | None = None) -> AsyncIterator[StreamEvent | None]:
         """States and progress of every job, after `last_id` or from now on; None when it was quiet for 15 s."""
-        throttle = _Throttle(PROGRESS_INTERVAL_S, self.monotonic_s)
+        pace, told = _Pace(self.monotonic_s), Told()
         async with self.bus.subscribe() as subscription:
             seen_id = await self.events.last_id() if last_id is None else last_id
             while True:
-                page: Sequence[Event] | None = None
-                while page is None or len(page) == EVENTS_A_READ:
-                    page = await self.events.of_all_jobs_after(last_id=seen_id, limit=EVENTS_A_READ)
-                    for event in page:
-                        seen_id = event.id
-                        yield StreamEvent(kind=event.kind.value, id=event.id, body=event.body)
-                for progress in throttle.take():
+                if pace.is_look_due():
+                    async for event in self._news_of_all_jobs(seen_id, pace):
+                        seen_id = event.id or seen_id
+                        yield event
+                for progress in pace.take():
                     for job in await self.jobs.of_run(progress.run_id):
                         if not job.state.is_terminal:
-                            yield _progress_event(job.id, progress)
-                wake = await self._wake(subscription, throttle)
+                            for event in _progress_news(job, [progress], told, pace):
+                                yield event
+                pace.heard(await next_wake(subscription, self.stopping, timeout_s=pace.patience_s()))
                 if self.stopping.is_set():
                     return
-                if wake is None:
+                if pace.is_ping_due():
                     yield None
-                else:
-                    throttle.add(wake.progress)
 
-    async def _wake(self, subscription: Subscription, throttle: _Throttle) -> Wake | None:
-        """The next news, or that held-back progress is due; None when 15 s have passed or the server stops."""
-        timeout_s = throttle.due_in_s() if throttle.waiting else PING_INTERVAL_S
-        wake = await next_wake(subscription, self.stopping, timeout_s=timeout_s)
-        return wake if wake.rang or wake.progress or throttle.waiting else None
-
-    async def _new_events(self, job: Job, last_id: int, *, is_due: bool) -> AsyncIterator[Event]:
-        """All events after `last_id` that are there by now; none where no look is due."""
-        page: Sequence[Event] | None = None if is_due else ()
+    async def _news(self, job: Job, last_id: int, pace: _Pace, *, with_boxes: bool) -> AsyncIterator[StreamEvent]:
+        """All events after `last_id` that are there by now; where the counter stands goes before `done`."""
+        page: Sequence[Event] | None = None
+        has_moved = False
         while page is None or len(page) == EVENTS_A_READ:
             page = await self.events.after(job, last_id=last_id, limit=EVENTS_A_READ)
             for event in page:
                 last_id = event.id
-                yield event
+                has_moved |= event.kind is EventKind.SEGMENT
+                if event.kind is EventKind.DONE and (last := await self._last_progress(job)):
+                    yield last
+                pace.spoke()
+                yield await self._stream_event(job, event, with_boxes=with_boxes)
+        if has_moved and not self.bus.hears_all:
+            pace.add(await self._progress_so_far(job))
+
+    async def _news_of_all_jobs(self, last_id: int, pace: _Pace) -> AsyncIterator[StreamEvent]:
+        page: Sequence[Event] | None = None
+        while page is None or len(page) == EVENTS_A_READ:
+            page = await self.events.of_all_jobs_after(last_id=last_id, limit=EVENTS_A_READ)
+            for event in page:
+                last_id = event.id
+                pace.spoke()
+                yield StreamEvent(kind=event.kind.value, id=event.id, body=event.body)
+        if not self.bus.hears_all:
+            at_work = await self.jobs.page(limit=RUNS_A_LOOK, cursor=None, states=(JobState.RUNNING,))
+            pace.add(await self._progress_of({job.run_id for job in at_work.items}))
 
     async def _progress_so_far(self, job: Job) -> Mapping[str, Progress]:
-        """What a watcher that comes late is shown at once."""
-        run = await self.runs.get(job.run_id)
-        if run.frames_total is None or job.state.is_terminal:
-            return {}
-        return {run.id: self.meters.snapshot(run, stage="inferring")}
+        """What is shown of a job without waiting for those who work on it: to one who comes late, or hears nothing."""
+        return {} if job.state.is_terminal else await self._progress_of({job.run_id})
+
+    async def _progress_of(self, run_ids: Collection[str]) -> Mapping[str, Progress]:
+        runs = await self.runs.many(run_ids)
+        return {run.id: self.meters.snapshot(run, stage="inferring") for run in runs.values() if run.frames_total}
 
     async def _has_seen_end(self, job: Job, last_id: int) -> bool:
         """Whether `last_id` is the job's last event or a later one of its run, which may go on for others."""
@@ -185,12 +218,13 @@ class Following:
         done_id = await self.events.done_id(job.id)
         return done_id is not None and last_id >= done_id
 
-    async def _exists(self, job_id: str) -> bool:
+    async def _as_it_is_now(self, job: Job) -> Job | None:
+        """None where there is nothing to follow any more: the job was deleted, or retried on another run."""
         try:
-            await self.jobs.get(job_id)
+            now = await self.jobs.get(job.id)
         except JobNotFoundError:
-            return False
-        return True
+            return None
+        return now if now.run_id == job.run_id else None
 
     async def _stream_event(self, job: Job, event: Event, *, with_boxes: bool) -> StreamEvent:
         body = event.body
@@ -215,6 +249,14 @@ class Following:
         if run.state is not RunState.SUCCEEDED:
             return None
         return _progress_event(job.id, self.meters.snapshot(run, stage="done"))
+
+
+def _progress_news(job: Job, snapshots: Iterable[Progress], told: Told, pace: _Pace) -> list[StreamEvent]:
+    """What a follower is to be told of its job's run, where that is not what it was told last."""
+    news = [told.next(progress, job_id=job.id, attempt=job.attempt) for progress in snapshots]
+    if any(news):
+        pace.spoke()
+    return [_progress_event(job.id, progress) for progress in news if progress]
 
 
 def _progress_event(job_id: str, progress: Progress) -> StreamEvent:

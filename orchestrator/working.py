@@ -75,7 +75,7 @@ class Worker:
             try:
                 await self._work_on(leased, leased_at=now)
             except asyncio.CancelledError:
-                self.meters.gave_up(leased.run.id, leased.plan.number)
+                await self.meters.gave_up(leased.run.id, leased.plan.number)
                 await asyncio.shield(self.tools.runs.hand_back(leased.lease))
                 raise
             except TrireelError:
@@ -97,7 +97,7 @@ class Worker:
             failure = worst_of(group)
         if failure is not None:
             self.after = None
-            self.meters.gave_up(leased.run.id, leased.plan.number)
+            await self.meters.gave_up(leased.run.id, leased.plan.number)
             await self._after_failure(leased, failure, leased_at=leased_at)
             return
         self.after = (leased.run.id, leased.plan.number)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,13 +14,14 @@ from prometheus_client import CollectorRegistry
 
 from orchestrator.composition import Parts, Tuning, UseCases
 from orchestrator.core.contract import FRAME_CHANNELS
-from orchestrator.events.memory import MemoryEventBus
+from orchestrator.events.opening import open_event_bus
 from orchestrator.inference.published import largest_imgsz
 from orchestrator.inference.triton import Triton, open_triton
 from orchestrator.ports import EventBus
 from orchestrator.scheduling.doorbell import Doorbells, open_doorbells
-from orchestrator.scheduling.local import Bell
+from orchestrator.scheduling.local import Bell, Loop
 from orchestrator.settings import Settings
+from orchestrator.storage.engine import is_shareable
 from orchestrator.storage.reconcile import recover
 from orchestrator.storage.stores import Stores, open_stores
 from orchestrator.telemetry import Metrics
@@ -39,7 +40,10 @@ IDLE_A_DECODER: Final = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Foundation:
-    """bell: of this process. doorbells: of the cluster, None where this process does all the work itself."""
+    """bell: of this process. doorbells: of the cluster, None where this process does all the work itself.
+
+    listening: what has to go on so that this process hears of what others write.
+    """
 
     metrics: Metrics
     bell: Bell
@@ -47,6 +51,7 @@ class Foundation:
     stores: Stores
     triton: Triton
     use_cases: UseCases
+    listening: Sequence[Loop]
 
 
 @asynccontextmanager
@@ -60,6 +65,10 @@ async def open_foundation(settings: Settings, *, takers: int, triton_log_dir: Pa
             doorbells = await stack.enter_async_context(open_doorbells(settings.redis.url))
         stores = await stack.enter_async_context(open_stores(settings.storage))
         await recover(stores)
+        is_shared = is_shareable(settings.storage.database_url)
+        events = await stack.enter_async_context(
+            open_event_bus(settings.redis, events=stores.events, is_shared=is_shared, work=bell)
+        )
         slots = stack.enter_context(_slots(settings, takers, metrics))
         triton = await stack.enter_async_context(
             open_triton(settings.triton, slots, metrics=metrics, log_dir=triton_log_dir)
@@ -73,7 +82,7 @@ async def open_foundation(settings: Settings, *, takers: int, triton_log_dir: Pa
                 most_idle=IDLE_A_DECODER * takers,
             )
         )
-        parts = _parts(stores, slots, triton, decoders, MemoryEventBus(), bell, metrics)
+        parts = _parts(stores, slots, triton, decoders, events.bus, bell, metrics)
         yield Foundation(
             metrics=metrics,
             bell=bell,
@@ -81,6 +90,7 @@ async def open_foundation(settings: Settings, *, takers: int, triton_log_dir: Pa
             stores=stores,
             triton=triton,
             use_cases=UseCases(parts, _tuning(settings)),
+            listening=[Loop(name, step) for name, step in events.steps.items()],
         )
 
 

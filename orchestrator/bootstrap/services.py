@@ -143,6 +143,7 @@ def _loops(foundation: Foundation, *, takers: int) -> list[Loop]:
         Loop("planner", use_cases.upkeep.admit_and_plan),
         Loop("finalizer", use_cases.upkeep.finalize_next),
         *(Loop(f"worker-{number}", use_cases.worker().work_once) for number in range(takers)),
+        *foundation.listening,
     ]
     if foundation.doorbells is not None:
         ringing = RingingWhileWorkWaits(foundation.doorbells, lambda: runs.has_free_segment(now=utc_now()))

@@ -57,7 +57,10 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerServices]:
             serving_metrics(foundation.metrics, settings.http.host, settings.work.metrics_port)
         )
         shift = Shift(foundation.bell)
-        loops = [shift.taker(f"worker-{n}", foundation.use_cases.worker().work_once) for n in range(takers)]
+        loops = [
+            *(shift.taker(f"worker-{n}", foundation.use_cases.worker().work_once) for n in range(takers)),
+            *foundation.listening,
+        ]
         look_again_s = LOOK_AGAIN_BESIDE_RINGS_S if foundation.doorbells else LOOK_AGAIN_S
         await stack.enter_async_context(
             run_loops(

@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.core.progress import ProgressShare
 from orchestrator.core.records import Progress, SegmentReport
 from orchestrator.core.types import (
     FrameBatch,
@@ -110,13 +111,26 @@ class Wake:
 
 
 class EventBus(Protocol):
-    """Doorbells and progress snapshots; what must not be lost is in the database."""
+    """Doorbells and progress among all processes; what must not be lost is in the database.
+
+    Telling never waits for anybody and never fails: whom nothing reaches just now reads the database.
+    """
+
+    @property
+    def hears_all(self) -> bool:
+        """Whether what other processes tell arrives here just now. Otherwise progress shows in the database only."""
 
     async def ring(self, *ids: str) -> None:
         """Wake the subscribers of these jobs or runs, and those of everything."""
 
-    async def publish_progress(self, progress: Progress) -> None:
-        """Reaches the subscribers of its run; a newer snapshot replaces one not yet received."""
+    async def publish_progress(self, share: ProgressShare) -> None:
+        """Reaches the subscribers of its run, added to what other processes tell of it.
+
+        A newer snapshot of a run replaces one not yet received.
+        """
+
+    def shares(self, run_id: str) -> Sequence[ProgressShare]:
+        """The newest of each process that was heard of lately, this one included."""
 
     def subscribe(self, *ids: str) -> AbstractAsyncContextManager[Subscription]:
         """Of these jobs and runs; of everything when none is named."""

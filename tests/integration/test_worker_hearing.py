@@ -14,6 +14,7 @@ from typing import Final
 import pytest
 
 from orchestrator.errors import DoorbellError
+from orchestrator.scheduling.celery_program import QUEUE
 from orchestrator.scheduling.doorbell import Doorbells, open_doorbells
 from orchestrator.worker.hearing import Hearing
 from tests.support.listener import orders_of
@@ -147,7 +148,8 @@ async def test_rings_are_json_without_content_and_never_more_than_there_are_work
             await doorbells.sign_in(worker)
         assert [await doorbells.ring() for _ in range(3)] == [3, 0, 0]
         assert await doorbells.waiting() == 3
-        message = json.loads(redis.execute("LINDEX", "trireel.work", "0"))
+        with redis.client() as client:
+            message = json.loads(client.lindex(QUEUE, 0))
         assert message["content-type"] == "application/json"
 
 

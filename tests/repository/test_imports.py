@@ -14,7 +14,7 @@ from tests.support.needs import ROOT
     ("module", "unwanted"),
     [
         ("orchestrator.formats.format_table", {"pyarrow"}),
-        ("orchestrator.web.server", {"cv2", "av", "pyarrow", "alembic", "rich.progress"}),
+        ("orchestrator.web.server", {"cv2", "av", "pyarrow", "alembic", "rich.progress", "redis"}),
         # They come with the extra `scale`.
         ("orchestrator.bootstrap", {"celery", "kombu", "redis", "psycopg"}),
         ("orchestrator.video.decoder_parent", {"litestar", "sqlalchemy", "grpc", "pyarrow", "structlog"}),

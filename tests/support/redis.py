@@ -2,95 +2,112 @@
 
 from __future__ import annotations
 
-import shutil
-import socket
+import signal
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import pytest
+from redis import Redis
+from redis.exceptions import RedisError
 
 from tests.support.programs import LOOPBACK, free_ports
 
 START_TIMEOUT_S: Final = 20.0
-POLL_S: Final = 0.02
+POLL_S: Final = 0.01
+# Nothing is kept: a Redis that starts again knows nothing, which loses nothing.
+OPTIONS: Final = ("--save", "", "--appendonly", "no", "--bind", LOOPBACK, "--daemonize", "no")
 
 
 @dataclass(slots=True)
 class RedisServer:
-    """It keeps nothing on a disk. process: None while it is down."""
-
     folder: Path
     port: int
-    process: subprocess.Popen[bytes] | None = None
-
-    def url(self, *, port: int | None = None) -> str:
-        """port: of a proxy in front of the server."""
-        return f"redis://{LOOPBACK}:{port or self.port}/0"
+    _process: subprocess.Popen[bytes] | None = field(default=None)
 
     @property
     def pid(self) -> int:
-        assert self.process is not None, "it is down"
-        return self.process.pid
+        assert self._process is not None, "it is down"
+        return self._process.pid
 
-    def execute(self, *words: str) -> str:
-        """The answer as redis-cli prints it."""
-        command = ["redis-cli", "-h", LOOPBACK, "-p", str(self.port), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=START_TIMEOUT_S).stdout
+    def url(self, *, database: int = 0) -> str:
+        return f"redis://{LOOPBACK}:{self.port}/{database}"
 
-    def empty(self) -> None:
-        self.execute("FLUSHALL")
-
-    def end_connections(self) -> None:
-        """Have the server end every connection but the one that asks for it, those that subscribe too."""
-        for kind in ("normal", "pubsub"):
-            self.execute("CLIENT", "KILL", "TYPE", kind)
+    @contextmanager
+    def client(self) -> Iterator[Redis]:
+        with Redis.from_url(self.url(), socket_timeout=START_TIMEOUT_S) as client:
+            yield client
 
     def start(self) -> None:
-        command = ["redis-server", "--port", str(self.port), "--bind", LOOPBACK, "--save", "", "--appendonly", "no"]
-        with (self.folder / "redis.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-            )
+        """Until it answers."""
+        if self._process is not None:
+            return
+        command = ["redis-server", "--port", str(self.port), "--dir", str(self.folder), *OPTIONS]
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         deadline_s = time.monotonic() + START_TIMEOUT_S
         while not self._answers():
-            if self.process.poll() is not None or time.monotonic() > deadline_s:
-                log_text = (self.folder / "redis.log").read_text(errors="replace")
-                raise RuntimeError(f"redis-server did not start:\n{log_text}")
-            time.sleep(POLL_S)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(POLL_S)
+            if self._process.poll() is not None or time.monotonic() > deadline_s:
+                raise RuntimeError(f"redis-server does not start:\n{(self.folder / 'log').read_text()}")
 
     def crash(self) -> None:
-        """Kill it; what it knew is gone."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-            self.process = None
+        """Kill -9."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """It is there and does not answer, for as long as the body takes."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
+
+    def empty(self) -> None:
+        """Nothing stored, nobody connected."""
+        with self.client() as client:
+            client.flushall()
+        self.end_connections()
+
+    def end_connections(self) -> int:
+        """Have the server end all connections, but the one that asks for it; how many there were."""
+        with self.client() as client:
+            kinds = ("normal", "pubsub")
+            return sum(int(client.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")) for kind in kinds)
+
+    def publish(self, channel: str, message: bytes) -> None:
+        with self.client() as client:
+            client.publish(channel, message)
 
     def _answers(self) -> bool:
         try:
-            with socket.create_connection((LOOPBACK, self.port), timeout=1) as probe:
-                probe.sendall(b"PING\r\n")
-                return probe.recv(16).startswith(b"+PONG")
-        except OSError:
+            with self.client() as client:
+                return bool(client.ping())
+        except RedisError:
             return False
 
 
 @contextmanager
 def open_redis() -> Iterator[RedisServer]:
-    folder = Path(tempfile.mkdtemp(prefix="trireel-redis-"))
-    (port,) = free_ports(1)
-    server = RedisServer(folder, port)
-    try:
-        server.start()
-        yield server
-    finally:
-        server.crash()
-        shutil.rmtree(folder)
+    with tempfile.TemporaryDirectory(prefix="trireel-redis-") as folder:
+        (port,) = free_ports(1)
+        server = RedisServer(Path(folder), port)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.crash()
 
 
 @pytest.fixture(scope="session")
@@ -101,6 +118,7 @@ def redis_of_session() -> Iterator[RedisServer]:
 
 @pytest.fixture
 def redis(redis_of_session: RedisServer) -> RedisServer:
-    """It is empty."""
+    """It runs, is empty, and nobody is connected."""
+    redis_of_session.start()
     redis_of_session.empty()
     return redis_of_session

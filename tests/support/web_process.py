@@ -11,7 +11,7 @@ from functools import cached_property
 from litestar import Litestar
 
 from orchestrator.bootstrap import Services
-from orchestrator.core.records import Progress
+from orchestrator.core.progress import ProgressShare
 from orchestrator.core.types import ServedModel
 from orchestrator.errors import ModelNotFoundError, TritonUnavailableError
 from orchestrator.events.memory import MemoryEventBus
@@ -90,11 +90,18 @@ class CountedBus:
     most_wait_s: float
     bus: MemoryEventBus = field(default_factory=MemoryEventBus)
 
+    @property
+    def hears_all(self) -> bool:
+        return self.bus.hears_all
+
     async def ring(self, *ids: str) -> None:
         await self.bus.ring(*ids)
 
-    async def publish_progress(self, progress: Progress) -> None:
-        await self.bus.publish_progress(progress)
+    async def publish_progress(self, share: ProgressShare) -> None:
+        await self.bus.publish_progress(share)
+
+    def shares(self, run_id: str) -> Sequence[ProgressShare]:
+        return self.bus.shares(run_id)
 
     @asynccontextmanager
     async def subscribe(self, *ids: str) -> AsyncIterator[Subscription]:

@@ -5,10 +5,15 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from orchestrator.core.progress import ProgressShare
+from orchestrator.core.records import Failure
+from orchestrator.core.states import JobState
 from orchestrator.errors import JobNotFoundError
+from orchestrator.events.memory import MemoryEventBus
 from orchestrator.following import StreamEvent
 from orchestrator.testing.fake_reader import GeneratedVideo
-from tests.support.process import Process
+from tests.support.following import following
+from tests.support.process import Clock, Process
 
 
 async def listen(stream: AsyncIterator[StreamEvent | None]) -> list[StreamEvent]:
@@ -166,3 +171,114 @@ async def test_all_jobs_states_come_on_one_stream() -> None:
 async def test_an_unknown_job_cannot_be_followed() -> None:
     with pytest.raises(JobNotFoundError):
         await listen(Process().following.job("job_unknown"))
+
+
+def share_of(run_id: str, frames_open: int, *, worker_id: str = "another", committed: int = 0) -> ProgressShare:
+    return ProgressShare(
+        worker_id=worker_id,
+        run_id=run_id,
+        frames_total=100,
+        frames_committed=committed,
+        frames_open=frames_open,
+        fps=10.0,
+        video_s_a_frame=0.04,
+        told_s=0.0,
+    )
+
+
+async def test_a_follower_is_never_told_of_fewer_frames_though_a_worker_loses_its_own() -> None:
+    process = Process(clock=Clock(ticks_a_read=0.1))
+    job = (await process.submit()).job
+    await process.plan()
+    async with following(process.following.job(job.id)) as follower:
+        await follower.until(lambda told: told.progress == [0])
+        await process.bus.publish_progress(share_of(job.run_id, 30))
+        await follower.until(lambda told: told.progress == [0, 30])
+        await process.bus.publish_progress(share_of(job.run_id, 0))
+        await process.bus.publish_progress(share_of(job.run_id, 10, worker_id="a third"))
+        await follower.until(lambda told: len(told.progress) == 3)
+        await process.bus.publish_progress(share_of(job.run_id, 40))
+        await follower.until(lambda told: len(told.progress) == 4)
+    assert follower.progress == [0, 30, 30, 50]
+    assert follower.of_kind("progress")[2].body["eta_s"] == 70 / 20
+
+
+async def test_what_was_told_last_is_not_told_again() -> None:
+    process = Process(clock=Clock(ticks_a_read=0.1))
+    job = (await process.submit()).job
+    await process.plan()
+    async with following(process.following.job(job.id)) as follower:
+        await follower.until(lambda told: told.progress == [0])
+        for frames in (30, 30, 30, 31):
+            await process.bus.publish_progress(share_of(job.run_id, frames))
+            await follower.until(lambda told, frames=frames: told.progress[-1:] == [frames])
+        assert follower.progress == [0, 30, 31]
+
+
+async def test_the_next_attempt_begins_where_it_is() -> None:
+    process = Process(clock=Clock(ticks_a_read=0.1))
+    job = (await process.submit()).job
+    await process.plan()
+    async with following(process.following.all_jobs(last_id=0)) as follower:
+        await follower.until(lambda told: len(told.of_kind("state")) == 2)
+        await process.bus.publish_progress(share_of(job.run_id, 30))
+        await follower.until(lambda told: told.progress == [30])
+        await process.jobs.cancel(job.id)
+        await process.jobs.retry(job.id)
+        await process.bus.publish_progress(share_of(job.run_id, 5))
+        await follower.until(lambda told: told.progress == [30, 5])
+
+
+async def test_a_stream_ends_where_its_job_goes_on_with_another_run() -> None:
+    process = Process()
+    snapshot = await process.submit()
+    await process.plan()
+    stream = process.following.job(snapshot.job.id)
+    assert [(await anext(stream)).body["state"] for _ in range(2)] == ["queued", "running"]
+    await process.upkeep.fail(snapshot.run, Failure(code="model_changed", message="another network by now"))
+    # Before the stream could look.
+    retried = (await process.jobs.retry(snapshot.job.id)).job
+    assert retried.run_id != snapshot.job.run_id
+    async with asyncio.timeout(5):
+        assert "done" not in [event.kind for event in await listen(stream)]
+    async with following(process.following.job(retried.id)) as follower:
+        await process.work_until_idle()
+        await follower.until(lambda told: told.is_over)
+    assert follower.told[-1].body["state"] == JobState.SUCCEEDED
+
+
+async def test_where_other_processes_are_not_heard_progress_moves_with_every_segment() -> None:
+    bus = MemoryEventBus(hears_all=False)
+    here = Process(bus=bus, clock=Clock(ticks_a_read=0.1))
+    elsewhere = Process(stores=here.stores)
+    job = (await here.submit()).job
+    await here.plan()
+    async with (
+        following(here.following.job(job.id)) as of_job,
+        following(here.following.all_jobs(last_id=0)) as of_all,
+    ):
+        for frames_done in (4, 24, 44):
+            await elsewhere.worker.work_once()
+            # As the look into the database does, which alone tells of it.
+            bus.ring_all()
+            for follower in (of_job, of_all):
+                await follower.until(lambda told, done=frames_done: told.progress[-1:] == [done])
+
+
+async def test_rings_without_news_do_not_keep_a_quiet_stream_from_being_pinged() -> None:
+    process = Process()
+    bus = process.bus
+    assert isinstance(bus, MemoryEventBus)
+    job = (await process.submit()).job
+    for stream in (process.following.job(job.id), process.following.all_jobs(last_id=0)):
+        assert (await anext(stream)).kind == "state"
+        began_s = process.clock.seconds
+        ping = asyncio.ensure_future(anext(stream))
+        while not ping.done():
+            process.clock.seconds += 1.0
+            bus.ring_all()
+            for _ in range(20):
+                await asyncio.sleep(0)
+        assert await ping is None
+        assert process.clock.seconds - began_s < 17
+        await stream.aclose()
