@@ -62,6 +62,7 @@ class RedisEventBus:
         self._outbox = Outbox(origin=self._origin, monotonic_s=time.monotonic)
         self._ignored = 0
         self._is_away_told = False
+        self._pause_s = FIRST_PAUSE_S
 
     @property
     def is_connected(self) -> bool:
@@ -87,19 +88,14 @@ class RedisEventBus:
 
     async def stay_connected(self) -> None:
         """Connect again and again, for ever."""
-        pause_s = FIRST_PAUSE_S
         while True:
             reason = await self._converse()
-            if self.is_connected:
-                self.connected.clear()
-                self.away.set()
-                pause_s = FIRST_PAUSE_S
             if not self._is_away_told:
                 log.warning("redis is away; news are looked for in the database", reason=reason)
                 self._is_away_told = True
             # Not all at once: a Redis that starts has many to let in.
-            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
-            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+            await asyncio.sleep(self._pause_s * random.uniform(0.5, 1.0))
+            self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
 
     async def flush(self) -> None:
         """Let what was told last reach Redis, if it is there."""
@@ -113,9 +109,14 @@ class RedisEventBus:
         try:
             async with self._client() as client, client.pubsub() as pubsub:
                 await self._enter(pubsub)
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(self._listen(pubsub))
-                    group.create_task(self._send(client))
+                try:
+                    async with asyncio.TaskGroup() as group:
+                        group.create_task(self._listen(pubsub))
+                        group.create_task(self._send(client))
+                finally:
+                    # At once: closing a connection that hangs may take as long as an answer.
+                    self.connected.clear()
+                    self.away.set()
         except* (RedisError, OSError) as failures:
             reason = str(failures.exceptions[0])
         except* Exception:
@@ -141,6 +142,7 @@ class RedisEventBus:
         self.away.clear()
         self.connected.set()
         self._is_away_told = False
+        self._pause_s = FIRST_PAUSE_S
         log.info("redis is connected", channel=self._channel)
         # Whatever was told so far, nobody here has heard.
         self.local.ring_all()
