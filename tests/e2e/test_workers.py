@@ -12,11 +12,10 @@ from typing import Final
 import pytest
 
 from orchestrator.client import JobAnswer, ProgressBody, SegmentBody, SubmitJob
+from tests.support.needs import ROOT
 from tests.support.postgres import PostgresServer, postgres_of_session
 from tests.support.redis import RedisServer, redis_of_session
 from tests.support.stack import RunningWorker, Stack, serving, working
-from tests.support.triton import MEAN_COLOUR
-from tests.support.videos import FRAMES, WHOLE, make_video
 
 __all__ = ["postgres_of_session", "redis_of_session"]
 
@@ -24,13 +23,13 @@ pytestmark = [pytest.mark.needs("triton"), pytest.mark.needs("postgresql"), pyte
 
 # The issue's own bound for a stop.
 STOP_LIMIT_S: Final = 10
+# The demo: a real network, which takes long enough that a job can be met at work.
+REPOSITORY: Final = ROOT / "model_repository"
+MODEL: Final = "demo_shapes"
+CLIP: Final = ROOT / "export" / "demo" / "clip.mp4"
+FRAMES: Final = 250
 # Small enough that a job has something for everybody, and that one worker is not done before the others look.
-SEGMENT_FRAMES: Final = 2
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_video(WHOLE[0], tmp_path_factory.mktemp("videos"))
+SEGMENT_FRAMES: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +40,16 @@ class Deployment:
     redis: RedisServer
     add_worker: Callable[[str], AbstractContextManager[RunningWorker]]
 
-    def run_to_end(self, clip: Path, **more: object) -> JobAnswer:
+    def run_to_end(self, **more: object) -> JobAnswer:
         """A job of frames that were not inferred before."""
-        video = self.stack.client.upload(clip)
-        job, _ = self.stack.run_to_end(SubmitJob(video_id=video.id, model=MEAN_COLOUR, **more))  # type: ignore[arg-type]
+        video = self.stack.client.upload(CLIP)
+        job, _ = self.stack.run_to_end(SubmitJob(video_id=video.id, model=MODEL, **more))  # type: ignore[arg-type]
         self.stack.client.delete(job.id)
         return job
 
 
 @pytest.fixture(scope="module")
 def deployment(
-    quick_repository: Path,
     postgres_of_session: PostgresServer,
     redis_of_session: RedisServer,
     tmp_path_factory: pytest.TempPathFactory,
@@ -60,14 +58,14 @@ def deployment(
     folder = tmp_path_factory.mktemp("deployment")
     urls = {"DATABASE_URL": postgres_of_session.url(), "REDIS_URL": redis_of_session.url()}
     segments = {"SEGMENT_FRAMES": str(SEGMENT_FRAMES), "LEASE_S": "3"}
-    with serving(folder / "api", model_repository=quick_repository, **urls, **segments) as stack:
+    with serving(folder / "api", model_repository=REPOSITORY, **urls, **segments) as stack:
         triton_url = stack.client.readiness().triton_url
 
         def add_worker(name: str) -> AbstractContextManager[RunningWorker]:
             return working(
                 folder / name,
                 data_dir=stack.data_dir,
-                model_repository=quick_repository,
+                model_repository=REPOSITORY,
                 TRITON_URL=triton_url,
                 DECODERS="1",
                 **urls,
@@ -84,12 +82,12 @@ def workers(deployment: Deployment) -> Iterator[tuple[RunningWorker, RunningWork
         yield one, other
 
 
-def test_a_job_waits_for_its_first_worker_and_the_api_says_so(deployment: Deployment, clip: Path) -> None:
+def test_a_job_waits_for_its_first_worker_and_the_api_says_so(deployment: Deployment) -> None:
     client = deployment.stack.client
     readiness = client.readiness()
     assert readiness.is_ready
     assert any("trireel worker" in reason for reason in readiness.reasons)
-    job = client.submit(SubmitJob(video_id=client.upload(clip).id, model=MEAN_COLOUR, every_nth=10))
+    job = client.submit(SubmitJob(video_id=client.upload(CLIP).id, model=MODEL, every_nth=10))
     with deployment.add_worker("first"):
         events = list(client.follow(job.id))
     assert client.job(job.id).state == "succeeded"
@@ -98,26 +96,27 @@ def test_a_job_waits_for_its_first_worker_and_the_api_says_so(deployment: Deploy
 
 
 def test_one_video_is_worked_on_by_all_workers_and_gives_what_one_process_gives(
-    deployment: Deployment, workers: tuple[RunningWorker, RunningWorker], stack: Stack, clip: Path
+    deployment: Deployment, workers: tuple[RunningWorker, RunningWorker], tmp_path: Path
 ) -> None:
     before = [worker.frames_inferred() for worker in workers]
     client = deployment.stack.client
-    order = SubmitJob(video_id=client.upload(clip).id, model=MEAN_COLOUR)
+    order = SubmitJob(video_id=client.upload(CLIP).id, model=MODEL)
     job, _ = deployment.stack.run_to_end(order)
     assert (job.state, job.ledger.inferred) == ("succeeded", FRAMES)
     done = [worker.frames_inferred() - then for worker, then in zip(workers, before, strict=True)]
     assert sum(done) == FRAMES
     assert min(done) >= SEGMENT_FRAMES
-    alone, _ = stack.run_to_end(SubmitJob(video_id=stack.client.upload(clip).id, model=MEAN_COLOUR))
-    assert list(client.frames(job.id)) == list(stack.client.frames(alone.id))
+    with serving(tmp_path, model_repository=REPOSITORY) as stack:
+        alone, _ = stack.run_to_end(SubmitJob(video_id=stack.client.upload(CLIP).id, model=MODEL))
+        assert list(client.frames(job.id)) == list(stack.client.frames(alone.id))
     client.delete(job.id)
 
 
 def test_a_follower_sees_progress_and_every_segment_once(
-    deployment: Deployment, workers: tuple[RunningWorker, RunningWorker], clip: Path
+    deployment: Deployment, workers: tuple[RunningWorker, RunningWorker]
 ) -> None:
     client = deployment.stack.client
-    job = client.submit(SubmitJob(video_id=client.upload(clip).id, model=MEAN_COLOUR))
+    job = client.submit(SubmitJob(video_id=client.upload(CLIP).id, model=MODEL))
     live = list(client.follow(job.id))
     late = list(client.follow(job.id))
     ids = [[event.id for event in events if event.id is not None] for events in (live, late)]
@@ -132,10 +131,10 @@ def test_a_follower_sees_progress_and_every_segment_once(
 
 
 def test_redis_may_be_lost_in_the_middle_of_a_job(
-    deployment: Deployment, workers: tuple[RunningWorker, RunningWorker], clip: Path
+    deployment: Deployment, workers: tuple[RunningWorker, RunningWorker]
 ) -> None:
     client = deployment.stack.client
-    job = client.submit(SubmitJob(video_id=client.upload(clip).id, model=MEAN_COLOUR))
+    job = client.submit(SubmitJob(video_id=client.upload(CLIP).id, model=MODEL))
     segments: list[int] = []
     for event in client.follow(job.id):
         if isinstance(event.body, SegmentBody):
@@ -147,19 +146,19 @@ def test_redis_may_be_lost_in_the_middle_of_a_job(
         assert sorted(segments) == list(range(len(segments)))
         assert any("Redis" in reason for reason in client.readiness().reasons)
         # A job that comes while Redis is away: workers look by themselves.
-        assert deployment.run_to_end(clip, every_nth=7).state == "succeeded"
+        assert deployment.run_to_end(every_nth=7).state == "succeeded"
     finally:
         deployment.redis.start()
-    assert deployment.run_to_end(clip, every_nth=11).state == "succeeded"
+    assert deployment.run_to_end(every_nth=11).state == "succeeded"
     client.delete(job.id)
 
 
 def test_sigterm_hands_segments_back_and_ends_with_0(
-    deployment: Deployment, workers: tuple[RunningWorker, RunningWorker], clip: Path
+    deployment: Deployment, workers: tuple[RunningWorker, RunningWorker]
 ) -> None:
     client = deployment.stack.client
     with deployment.add_worker("leaving") as leaving:
-        job = client.submit(SubmitJob(video_id=client.upload(clip).id, model=MEAN_COLOUR))
+        job = client.submit(SubmitJob(video_id=client.upload(CLIP).id, model=MODEL))
         for event in client.follow(job.id):
             if isinstance(event.body, SegmentBody):
                 break
@@ -173,11 +172,11 @@ def test_sigterm_hands_segments_back_and_ends_with_0(
 
 
 def test_a_worker_that_is_killed_costs_nothing_but_time(
-    deployment: Deployment, workers: tuple[RunningWorker, RunningWorker], clip: Path
+    deployment: Deployment, workers: tuple[RunningWorker, RunningWorker]
 ) -> None:
     client = deployment.stack.client
     with deployment.add_worker("victim") as victim:
-        job = client.submit(SubmitJob(video_id=client.upload(clip).id, model=MEAN_COLOUR))
+        job = client.submit(SubmitJob(video_id=client.upload(CLIP).id, model=MODEL))
         for event in client.follow(job.id):
             if isinstance(event.body, SegmentBody):
                 break
@@ -191,10 +190,10 @@ def test_a_worker_that_is_killed_costs_nothing_but_time(
 
 
 def test_a_cancelled_job_lets_go_of_workers_elsewhere(
-    deployment: Deployment, workers: tuple[RunningWorker, RunningWorker], clip: Path
+    deployment: Deployment, workers: tuple[RunningWorker, RunningWorker]
 ) -> None:
     client = deployment.stack.client
-    job = client.submit(SubmitJob(video_id=client.upload(clip).id, model=MEAN_COLOUR))
+    job = client.submit(SubmitJob(video_id=client.upload(CLIP).id, model=MODEL))
     for event in client.follow(job.id):
         if isinstance(event.body, SegmentBody):
             client.cancel(job.id)
@@ -202,9 +201,9 @@ def test_a_cancelled_job_lets_go_of_workers_elsewhere(
     client.delete(job.id)
 
 
-def test_a_worker_without_a_database_to_share_says_what_to_set(quick_repository: Path, tmp_path: Path) -> None:
+def test_a_worker_without_a_database_to_share_says_what_to_set(tmp_path: Path) -> None:
     with (
         pytest.raises(AssertionError, match=r"ended with 2(.|\n)*settings_invalid(.|\n)*TRIREEL_DATABASE_URL"),
-        working(tmp_path, data_dir=tmp_path / "data", model_repository=quick_repository),
+        working(tmp_path, data_dir=tmp_path / "data", model_repository=REPOSITORY),
     ):
         pass
