@@ -1,5 +1,6 @@
 """The one error tree. Every class has a stable `code`; `retryable` says whether the same call may work later.
 
+What only a client of the API meets is a branch in `client_errors`.
 The web layer maps classes to HTTP statuses, the command line to exit codes; nobody reads messages.
 """
 
@@ -361,42 +362,3 @@ class CertificateFailedError(ExportError):
     """The graph does not agree with its source network; nothing was published."""
 
     code = "certificate_failed"
-
-
-# What the client of the API meets.
-
-
-class ServerUnreachableError(TrireelError):
-    """The client found no orchestrator at the address."""
-
-    code = "server_unreachable"
-    retryable = True
-
-
-class ConnectionLostError(ServerUnreachableError):
-    """The server went silent or away during a call; whether it did the work is unknown."""
-
-    code = "connection_lost"
-
-
-class AnswerInvalidError(TrireelError):
-    """Something answers at the address, but not as Trireel does."""
-
-    code = "answer_invalid"
-
-
-class StackStartError(TrireelError):
-    """The embedded stack that a command started for itself did not become ready."""
-
-    code = "stack_start_failed"
-
-
-class ApiError(TrireelError):
-    """The server refused a call. code, detail and retryable: the server's own. status: of HTTP."""
-
-    def __init__(self, detail: str, *, code: str, status: int, retryable: bool = False) -> None:
-        super().__init__(detail)
-        self.code = code  # type: ignore[misc]  # every answer brings its own
-        self.retryable = retryable  # type: ignore[misc]  # likewise
-        self.status = status
-        self.detail = detail

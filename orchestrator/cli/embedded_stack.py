@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, BinaryIO, Final, NoReturn
 import click
 
 from orchestrator.cli.exit_codes import TERMINATED, WRONG_USAGE
-from orchestrator.errors import ConnectionLostError, ServerUnreachableError, SettingsError, StackStartError
+from orchestrator.client_errors import ConnectionLostError, ServerUnreachableError, StackStartError
+from orchestrator.errors import SettingsError
 
 if TYPE_CHECKING:
     from orchestrator.client import Client

@@ -4,16 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from orchestrator.errors import (
-    AnswerInvalidError,
-    ApiError,
-    NotFoundError,
-    RequestInvalidError,
-    ServerUnreachableError,
-    SettingsError,
-    StackStartError,
-    TrireelError,
-)
+from orchestrator.client_errors import AnswerInvalidError, ApiError, ServerUnreachableError, StackStartError
+from orchestrator.errors import NotFoundError, RequestInvalidError, SettingsError, TrireelError
 
 FAILED: Final = 1
 WRONG_USAGE: Final = 2

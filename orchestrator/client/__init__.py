@@ -40,14 +40,8 @@ from orchestrator.client.calls import FrameRange, SubmitJob, ViewQuery
 from orchestrator.client.exchange import DEFAULT_URL
 from orchestrator.client.sync_client import Client
 from orchestrator.client.transfer import FrameLines
-from orchestrator.errors import (
-    AnswerInvalidError,
-    ApiError,
-    ConnectionLostError,
-    ServerUnreachableError,
-    SettingsError,
-    TrireelError,
-)
+from orchestrator.client_errors import AnswerInvalidError, ApiError, ConnectionLostError, ServerUnreachableError
+from orchestrator.errors import SettingsError, TrireelError
 
 __all__ = [
     "DEFAULT_URL",

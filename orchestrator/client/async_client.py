@@ -40,7 +40,8 @@ from orchestrator.client.exchange import (
 )
 from orchestrator.client.job_stream import SILENCE_S, JobStream
 from orchestrator.client.transfer import PIECE_BYTES, FrameLines, OnProgress, ProgressMeter
-from orchestrator.errors import ServerUnreachableError, TrireelError
+from orchestrator.client_errors import ServerUnreachableError
+from orchestrator.errors import TrireelError
 
 Result = TypeVar("Result")
 

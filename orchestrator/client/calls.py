@@ -19,7 +19,8 @@ from orchestrator.client.answers import (
     TimelineAnswer,
     VideoAnswer,
 )
-from orchestrator.errors import AnswerInvalidError, RequestInvalidError
+from orchestrator.client_errors import AnswerInvalidError
+from orchestrator.errors import RequestInvalidError
 
 Result = TypeVar("Result")
 QUICK_S: Final = 30.0

@@ -11,14 +11,8 @@ import httpx
 import msgspec
 
 from orchestrator.client.calls import Call
-from orchestrator.errors import (
-    AnswerInvalidError,
-    ApiError,
-    ConnectionLostError,
-    ServerUnreachableError,
-    SettingsError,
-    TrireelError,
-)
+from orchestrator.client_errors import AnswerInvalidError, ApiError, ConnectionLostError, ServerUnreachableError
+from orchestrator.errors import SettingsError, TrireelError
 
 Result = TypeVar("Result")
 

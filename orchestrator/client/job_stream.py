@@ -9,7 +9,8 @@ import msgspec
 
 from orchestrator.client.answers import EVENT_BODIES, SNAPSHOT_KINDS, JobEvent
 from orchestrator.client.event_stream import CONTENT_TYPE, EventStreamParser, ServerSentEvent
-from orchestrator.errors import AnswerInvalidError, ConnectionLostError, TrireelError
+from orchestrator.client_errors import AnswerInvalidError, ConnectionLostError
+from orchestrator.errors import TrireelError
 
 LAST_KIND: Final = "done"
 NO_CONTENT: Final = 204

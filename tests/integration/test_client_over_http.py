@@ -25,7 +25,8 @@ from orchestrator.client import (
     ViewQuery,
 )
 from orchestrator.client.exchange import DEFAULT_URL, Resending
-from orchestrator.errors import ConnectionLostError, RequestInvalidError
+from orchestrator.client_errors import ConnectionLostError
+from orchestrator.errors import RequestInvalidError
 from tests.support.api_documents import MODEL, frame_json
 from tests.support.fake_api import FakeApi, fake_api
 

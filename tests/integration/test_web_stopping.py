@@ -21,7 +21,8 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from orchestrator.client import Client
-from orchestrator.errors import ConnectionLostError, SettingsError
+from orchestrator.client_errors import ConnectionLostError
+from orchestrator.errors import SettingsError
 from orchestrator.settings import load_settings
 from orchestrator.web.server import serve
 from tests.support.memory_server import opened_services

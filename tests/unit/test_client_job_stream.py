@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.client.job_stream import LONGEST_RETRY_S, JobStream
-from orchestrator.errors import AnswerInvalidError, ApiError, ConnectionLostError
+from orchestrator.client_errors import AnswerInvalidError, ApiError, ConnectionLostError
 
 STATE = b'id: 7\nevent: state\ndata: {"job_id": "job_1", "state": "running"}\n\n'
 PROGRESS = (

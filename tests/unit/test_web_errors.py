@@ -10,7 +10,7 @@ import pytest
 import structlog
 from structlog.contextvars import merge_contextvars
 
-from orchestrator import errors
+from orchestrator import client_errors, errors
 from orchestrator.core.records import Video
 from orchestrator.errors import TrireelError
 from orchestrator.testing.fake_reader import GeneratedVideo
@@ -28,7 +28,8 @@ def classes_below(root: type[TrireelError]) -> Iterator[type[TrireelError]]:
         yield from classes_below(child)
 
 
-OF_THE_TREE = sorted({cls for cls in classes_below(TrireelError) if cls.__module__ == errors.__name__}, key=str)
+TREE_MODULES = {errors.__name__, client_errors.__name__}
+OF_THE_TREE = sorted({cls for cls in classes_below(TrireelError) if cls.__module__ in TREE_MODULES}, key=str)
 
 
 @pytest.fixture(scope="module")
