@@ -11,7 +11,7 @@ import asyncio
 from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Thread
 from typing import Any, Final
@@ -58,9 +58,7 @@ async def wait_for_release(server: FakeKserve, context: grpc.aio.ServicerContext
 
 
 async def break_down(server: FakeKserve, context: grpc.aio.ServicerContext, answer: Any) -> Any:
-    """As a server that dies with all it was doing, and is started again at the same address."""
-    server.restart_soon()
-    await asyncio.Event().wait()
+    await server.die()
 
 
 async def answer_well(server: FakeKserve, context: grpc.aio.ServicerContext, answer: Any) -> Any:
@@ -73,7 +71,7 @@ class FakeKserve:
 
     next_faults: of the next calls of a method, in order. faults: of all others. calls: begun, by method; in_flight:
     not ended. allows_shared_memory: what servers from 26.05 on are told by --allow-client-shm; refusal_status: of the
-    refusal. instances: of each model.
+    refusal. instances: of each model. deaths: how many requests for inference were in flight at each.
     """
 
     published: dict[str, dict[int, ModelCard]] = field(default_factory=lambda: {MEAN_COLOUR: {1: mean_colour_card()}})
@@ -86,6 +84,7 @@ class FakeKserve:
     instances: int = 1
     max_batch: int = MEAN_COLOUR_MAX_BATCH
     port: int = 0
+    deaths: list[int] = field(default_factory=list)
     served: dict[str, dict[int, ModelCard]] = field(default_factory=dict)
     regions: dict[str, Region] = field(default_factory=dict)
 
@@ -122,10 +121,12 @@ class FakeKserve:
         finally:
             self._listeners.remove(listener)
 
-    def restart_soon(self) -> None:
-        """To be called on its own loop; restarts twice asked for at once are one."""
+    async def die(self) -> None:
+        """By a call: as a server that is killed by what it does, and started again at the same address."""
         if self._restart is None:
+            self.deaths.append(self.in_flight["ModelInfer"])
             self._restart = asyncio.create_task(self._do_restart())
+        await asyncio.Event().wait()
 
     async def _do_restart(self) -> None:
         await self._stop()
@@ -176,16 +177,14 @@ class FakeKserve:
         self._note(self.in_flight, method, 1)
         faults = self.next_faults[method]
         fault = faults.popleft() if faults else self.faults.get(method, answer_well)
-        # gRPC cancels the handler when the caller or the server is gone, and would print that as an error.
-        with suppress(asyncio.CancelledError):
-            try:
-                return await fault(self, context, make)
-            finally:
-                self._note(self.in_flight, method, -1)
+        try:
+            return await fault(self, context, make)
+        finally:
+            self._note(self.in_flight, method, -1)
 
     def _note(self, counter: Counter[str], method: str, step: int) -> None:
         counter[method] += step
-        for listener in self._listeners:
+        for listener in list(self._listeners):
             listener()
 
 

@@ -17,7 +17,7 @@ from tritonclient.grpc import model_config_pb2, service_pb2
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceServicer
 
 from orchestrator.core.contract import CANDIDATE_FIELDS, CANDIDATES, FRAMES, MAX_CANDIDATES, ModelCard, parameter_name
-from tests.support.triton import FAILING, SLOW
+from tests.support.triton import DYING, FAILING, SLOW
 
 SHARED_MEMORY: Final = Path("/dev/shm")
 SLOW_S: Final = 1.0
@@ -48,6 +48,8 @@ class KserveState(Protocol):
     max_batch: int
 
     async def answer(self, method: str, context: Any, make: Callable[[], Awaitable[Any]]) -> Any: ...
+
+    async def die(self) -> None: ...
 
     def forget(self, name: str) -> None: ...
 
@@ -137,6 +139,8 @@ class KserveCalls(GRPCInferenceServiceServicer):  # type: ignore[misc]  # triton
         asked = tuple(int(value) for value in frames[0, 0, 0])
         if asked == FAILING:
             await context.abort(STATUS.INTERNAL, "a frame asked to fail")
+        if asked == DYING:
+            await self.server.die()
         if asked == SLOW:
             await asyncio.sleep(SLOW_S)
         candidates = mean_colours(frames)
