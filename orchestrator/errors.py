@@ -238,10 +238,24 @@ class TritonUnavailableError(InferenceError):
     retryable = True
 
 
+class TritonBrokeError(TritonUnavailableError):
+    """Triton, or the connection to it, broke while it had a batch. life: which connection it was."""
+
+    def __init__(self, message: str, *, life: tuple[str, int]) -> None:
+        super().__init__(message)
+        self.life = life
+
+
 class TritonTimeoutError(TritonUnavailableError):
     """No answer within the deadline."""
 
     code = "triton_timeout"
+
+
+class BatchBreaksTritonError(InferenceError):
+    """Triton broke under the same frames again and again."""
+
+    code = "batch_breaks_triton"
 
 
 class TritonStartError(InferenceError):

@@ -22,7 +22,8 @@ from orchestrator.errors import InferenceError, TritonTimeoutError, TritonUnavai
 
 # These replace all of gRPC's and tritonclient's defaults. Reconnecting: gRPC's own back-off grows to minutes, while a
 # Triton that starts again is back within seconds. Keepalive: only while a call is open, and so few pings that a server
-# that was not told to expect them does not hang up; every call has a deadline besides.
+# that was not told to expect them does not hang up; every call has a deadline besides. Ping time-out: with data gRPC
+# sends a ping of its own, and no second one while that is out; by default it waits a minute for it (seen with 1.85).
 ChannelOptions = tuple[tuple[str, int], ...]
 CHANNEL_OPTIONS: Final[ChannelOptions] = (
     ("grpc.max_send_message_length", -1),
@@ -31,12 +32,15 @@ CHANNEL_OPTIONS: Final[ChannelOptions] = (
     ("grpc.min_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 2_000),
     ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 0),
     ("grpc.http2.max_pings_without_data", 2),
 )
+# CANCELLED is the server's: it stops, or lets go of the call; our own cancelling is no status.
 ERROR_BY_STATUS: Final[dict[grpc.StatusCode, type[InferenceError]]] = {
     grpc.StatusCode.UNAVAILABLE: TritonUnavailableError,
+    grpc.StatusCode.CANCELLED: TritonUnavailableError,
     grpc.StatusCode.RESOURCE_EXHAUSTED: TritonUnavailableError,
     grpc.StatusCode.ABORTED: TritonUnavailableError,
     grpc.StatusCode.DEADLINE_EXCEEDED: TritonTimeoutError,
@@ -46,8 +50,7 @@ NO_ANSWER: Final = frozenset(
     {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
 )
 
-# How often the channel's state is looked at: seldom while it is ready, since a server that starts again is away for a
-# second at least; often while it is not, since somebody may wait.
+# How often the channel's state is looked at between calls: often while it is not ready, since somebody may wait.
 WATCH_S: Final = 0.2
 WATCH_AWAY_S: Final = 0.05
 # gRPC fails the calls of a lost connection up to some milliseconds before it tells the loss (seen with grpcio 1.85).
@@ -117,11 +120,27 @@ class TritonConnection:
         build: makes the request, on the connection's thread. Raises grpc.aio.AioRpcError; TritonUnavailableError after
         `aclose`.
         """
-        return await self._cross(lambda: self._counted(getattr(self._stub, method)(build(), timeout=timeout_s)))
+
+        async def call() -> Any:
+            self._look()
+            return await self._counted(getattr(self._stub, method)(build(), timeout=timeout_s))
+
+        return await self._cross(call)
 
     async def infer(self, build: Callable[[], bytes], *, timeout_s: float) -> Any:
-        """As `call` for ModelInfer, whose request is made on the wire: its frames are large, and copied once less."""
-        return await self._cross(lambda: self._counted(self._infer(build(), timeout=timeout_s)))
+        """As `call` for ModelInfer, whose request is made on the wire: its frames are large, and copied once less.
+
+        Raises TritonUnavailableError also while there is no connection, instead of making one.
+        """
+
+        async def call() -> Any:
+            # gRPC would connect anew by itself, unseen, and perhaps to a server with other models.
+            self._look()
+            if not self.is_connected:
+                raise TritonUnavailableError(f"Triton at {self.url} is away")
+            return await self._counted(self._infer(build(), timeout=timeout_s))
+
+        return await self._cross(call)
 
     async def was_lost(self, epoch: int) -> bool:
         """Whether the connection of that epoch is gone; asked right after a call failed."""
@@ -199,7 +218,7 @@ class TritonConnection:
         await asyncio.gather(*self._calls, return_exceptions=True)
 
     async def _watch(self) -> None:
-        """Look at the channel's state often enough to see every restart of a server.
+        """Connect, and see when the server is lost while nobody calls it; every call looks by itself.
 
         Not with `wait_for_state_change`: gRPC would report the end of that wait to this loop after the loop's own end,
         as an error on some other one (seen with grpcio 1.85).

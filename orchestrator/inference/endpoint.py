@@ -10,19 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.core.types import FrameBatch, ServedModel
-from orchestrator.errors import TritonUnavailableError
+from orchestrator.errors import TritonBrokeError, TritonUnavailableError
 from orchestrator.inference.catalogue import TritonCatalogue
 from orchestrator.inference.connection import TritonConnection, triton_errors
+from orchestrator.inference.door import Door
 from orchestrator.inference.server_load import Load
 from orchestrator.inference.slot_region import RegionRegistration
 from orchestrator.inference.wire import build_request, candidates_from
 
 # Of failures that may be the machine's own, a broken GPU's for example, and not the request's.
 SERVERS_FAULT: Final = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS})
+# Which of them gRPC takes for the calls of a connection that is lost depends on the moment.
+OF_LOST_CALLS: Final = SERVERS_FAULT | {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
 
 
 class Endpoint:
-    """load: kept up by those who send batches. is_broken: whether it is known to be about to start again."""
+    """load and door: kept up by those who send batches. is_broken: whether it is known to be about to start again."""
 
     def __init__(
         self,
@@ -37,6 +40,7 @@ class Endpoint:
         self.catalogue = catalogue
         self.registration = registration
         self.load = Load()
+        self.door = Door()
         self._timeout_s = timeout_s
         self._is_broken = is_broken
 
@@ -50,13 +54,13 @@ class Endpoint:
 
     def rank(self, now_s: float) -> tuple[bool, int]:
         """By which batches choose: the smallest first. Doubtful ones last, else by frames in flight."""
-        return self.load.is_doubtful(now_s), self.load.frames
+        return self.load.is_doubtful(now_s) or self.door.is_closed, self.load.frames
 
     async def infer(self, model: ServedModel, batch: FrameBatch) -> NDArray[np.float32]:
         """One request: candidates (N, 300, 6), read-only.
 
         Raises ModelNotFoundError, ModelNotReadyError, ModelChangedError, SharedMemoryRefusedError before frames are
-        sent; ContractError and other InferenceErrors.
+        sent; TritonBrokeError if the server broke meanwhile; ContractError and other InferenceErrors.
         """
         if not self.is_connected:
             raise TritonUnavailableError(f"{model.version}: Triton at {self.url} is away")
@@ -69,8 +73,9 @@ class Endpoint:
             try:
                 answer = await self._request(model, batch, region)
             except grpc.aio.AioRpcError as exc:
-                if exc.code() is grpc.StatusCode.INTERNAL and self._is_broken():
-                    raise TritonUnavailableError(f"{model.version}: Triton broke and starts again") from exc
+                if await self._broke(exc, epoch):
+                    text = f"{model.version}: Triton broke: {exc.details()}"
+                    raise TritonBrokeError(text, life=(self.url, epoch)) from exc
                 if exc.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                     self.catalogue.doubt()
                 raise
@@ -95,6 +100,12 @@ class Endpoint:
         return await self.connection.infer(
             lambda: build_request(model.version, batch, region=region, offset=offset), timeout_s=self._timeout_s
         )
+
+    async def _broke(self, exc: grpc.aio.AioRpcError, epoch: int) -> bool:
+        """Whether the server broke while it had the request, rather than refused it."""
+        if exc.code() is grpc.StatusCode.INTERNAL and self._is_broken():
+            return True
+        return exc.code() in OF_LOST_CALLS and await self.connection.was_lost(epoch)
 
 
 def is_servers_fault(exc: BaseException) -> bool:

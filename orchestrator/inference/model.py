@@ -13,6 +13,7 @@ from orchestrator.core.types import FrameBatch, ServedModel
 from orchestrator.errors import TrireelError
 from orchestrator.inference.endpoint import Endpoint
 from orchestrator.inference.retrying import Retrying
+from orchestrator.inference.suspects import Suspects
 from orchestrator.inference.tour import Tour
 from orchestrator.telemetry import Metrics
 
@@ -24,14 +25,15 @@ class TritonModel:
         self._endpoints = endpoints
         self._metrics = metrics
         self._retrying = retrying
+        self._suspects = Suspects(now=time.monotonic)
 
     async def infer(self, model: ServedModel, batch: FrameBatch) -> NDArray[np.float32]:
         """Candidates (N, 300, 6) of a batch; read-only. The slot may be given back when this ends, however it ends.
 
-        Raises ContractError, ModelChangedError, SharedMemoryRefusedError and other InferenceErrors at once; after its
-        retries TritonUnavailableError, TritonTimeoutError or ModelNotReadyError.
+        Raises ContractError, ModelChangedError, SharedMemoryRefusedError, BatchBreaksTritonError and other
+        InferenceErrors at once; after its retries TritonUnavailableError, TritonTimeoutError or ModelNotReadyError.
         """
-        tour = Tour(self._endpoints, model, batch)
+        tour = Tour(self._endpoints, model, batch, suspects=self._suspects)
         with self._measured(model.version.name, len(batch.stamps)):
             return await self._retrying.run(
                 tour.attempt, on_retry=self._count_retry, is_another_left=tour.is_another_left

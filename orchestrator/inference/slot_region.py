@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
+import time
 from typing import Final, Protocol
 
 import grpc
@@ -11,13 +11,16 @@ import structlog
 from tritonclient.grpc import service_pb2
 
 from orchestrator.errors import SharedMemoryRefusedError
-from orchestrator.inference.connection import ERROR_BY_STATUS, TritonConnection, triton_errors
+from orchestrator.inference.connection import ERROR_BY_STATUS, NO_ANSWER, TritonConnection, triton_errors
 from orchestrator.settings import Transport
 
 log = structlog.get_logger(__name__)
 
 REGISTER_TIMEOUT_S: Final = 10.0
 UNREGISTER_TIMEOUT_S: Final = 1.0
+# Triton keeps a region that a request reads, also one that was given up; most end within a second.
+UNREGISTER_BUDGET_S: Final = 2.0
+UNREGISTER_PAUSE_S: Final = 0.1
 
 
 class SlotRegion(Protocol):
@@ -45,8 +48,8 @@ class RegionRegistration:
         self.reason = "TRIREEL_TRANSPORT is grpc" if transport == "grpc" else ""
         self._connection = connection
         self._region = region
-        # A name of our own: under a dead orchestrator's name Triton might still hold that one's memory.
-        self._name = f"trireel-{secrets.token_hex(8)}"
+        # One for each region: a Triton that goes by two addresses refuses one region under two names (seen with 2.51).
+        self._name = (region.key or "").removeprefix("/")
         self._known_in_epoch: int | None = None
         self._lock = asyncio.Lock()
 
@@ -77,12 +80,21 @@ class RegionRegistration:
         """Ours only: without a name Triton would let go of everybody's regions."""
         if self._known_in_epoch is None or self.reason:
             return
+        began = time.monotonic()
+        while (reason := await self._unregister()) is not None:
+            if time.monotonic() - began > UNREGISTER_BUDGET_S:
+                log.warning("slot region not unregistered", url=self._connection.url, reason=reason)
+                return
+            await asyncio.sleep(UNREGISTER_PAUSE_S)
+
+    async def _unregister(self) -> str | None:
+        """Why Triton keeps the region. One that is away has forgotten it anyway."""
         request = service_pb2.SystemSharedMemoryUnregisterRequest(name=self._name)
         try:
             await self._connection.call("SystemSharedMemoryUnregister", lambda: request, timeout_s=UNREGISTER_TIMEOUT_S)
         except grpc.aio.AioRpcError as exc:
-            # A Triton that is away has forgotten it anyway.
-            log.info("slot region not unregistered", region=self._name, reason=exc.details())
+            return None if exc.code() in NO_ANSWER else exc.details()
+        return None
 
     async def _register(self) -> str:
         """The reason of a refusal, "" once registered."""
@@ -99,8 +111,10 @@ class RegionRegistration:
                     return ""  # The connection was lost and the server was not: the name is ours alone.
                 if not is_refusal(exc):
                     raise
-                log.warning("shared memory refused", transport=self.transport, reason=exc.details())
-                return f"Triton refused shared memory ({exc.details()})"
+                reason = f"Triton refused shared memory ({exc.details()})"
+                if reason != self.reason:
+                    log.warning("shared memory refused", url=self._connection.url, reason=exc.details())
+                return reason
         return ""
 
 

@@ -13,24 +13,30 @@ from numpy.typing import NDArray
 
 from orchestrator.core.types import FrameBatch, ServedModel
 from orchestrator.errors import (
+    BatchBreaksTritonError,
     InferenceError,
     ModelChangedError,
     ModelNotFoundError,
     ModelNotReadyError,
     SharedMemoryRefusedError,
     TrireelError,
+    TritonBrokeError,
     TritonUnavailableError,
 )
 from orchestrator.inference.endpoint import Endpoint, is_servers_fault
+from orchestrator.inference.suspects import Suspects
 
 log = structlog.get_logger(__name__)
 
 # A server that says so is passed over, as another one may serve the version. The later, the more it says to a person.
 PASSED_OVER: Final = (ModelNotFoundError, SharedMemoryRefusedError, ModelChangedError, ModelNotReadyError)
+# A batch that broke a server so often is tried with nothing beside it, since every batch there was hit by the break.
+BREAKS_UNTIL_ALONE: Final = 2
+MOST_BREAKS: Final = 3
 
 
 class Tour:
-    """lot: decides between servers that are as loaded."""
+    """suspects: shared by all batches. lot: decides between servers that are as loaded."""
 
     def __init__(
         self,
@@ -38,12 +44,14 @@ class Tour:
         model: ServedModel,
         batch: FrameBatch,
         *,
+        suspects: Suspects,
         now: Callable[[], float] = time.monotonic,
         lot: Callable[[], float] = random.random,
     ) -> None:
         self._endpoints = endpoints
         self._model = model
         self._batch = batch
+        self._suspects = suspects
         self._now = now
         self._lot = lot
         self._untried: list[Endpoint] = []
@@ -79,9 +87,19 @@ class Tour:
         return chosen
 
     async def _ask(self, endpoint: Endpoint) -> NDArray[np.float32]:
-        with endpoint.load.carrying(len(self._batch.stamps)):
+        version, batch = self._model.version, self._batch
+        is_alone = self._suspects.breaks_under(version, batch) >= BREAKS_UNTIL_ALONE
+        with endpoint.load.carrying(len(batch.stamps)):
             try:
-                candidates = await endpoint.infer(self._model, self._batch)
+                async with endpoint.door.enter(alone=is_alone):
+                    candidates = await endpoint.infer(self._model, batch)
+            except TritonBrokeError as exc:
+                self._note_failure(endpoint, exc)
+                breaks = self._suspects.blame(version, batch, event=exc.life)
+                if is_alone and breaks >= MOST_BREAKS:
+                    self._suspects.clear(version, batch)
+                    raise self._verdict(breaks) from exc
+                raise
             except InferenceError as exc:
                 self._note_failure(endpoint, exc)
                 if self._may_be_machines_fault(exc):
@@ -90,6 +108,7 @@ class Tour:
                 raise
         if endpoint.load.note_answer():
             log.info("triton answers again", url=endpoint.url)
+        self._suspects.clear(version, batch)
         return candidates
 
     def _note_failure(self, endpoint: Endpoint, exc: InferenceError) -> None:
@@ -99,6 +118,13 @@ class Tour:
     def _may_be_machines_fault(self, exc: InferenceError) -> bool:
         """Whether to hear one more server, where there is one: what two of them say is believed."""
         return is_servers_fault(exc) and not exc.retryable and not self._was_doubted and self.is_another_left()
+
+    def _verdict(self, breaks: int) -> BatchBreaksTritonError:
+        stamps = self._batch.stamps
+        return BatchBreaksTritonError(
+            f"{self._model.version}: Triton broke {breaks} times in a row under frames {stamps[0].index} to "
+            f"{stamps[-1].index}, the last time with nothing else to do; its log says why"
+        )
 
     def _why_nobody(self, refusals: Iterable[TrireelError]) -> TrireelError:
         """Final only when every server has said so: one that is away, or failed, may well serve the version."""

@@ -1,11 +1,10 @@
-"""Batches through a real Triton, by shared memory and by gRPC."""
+"""Batches through Triton, by shared memory and by gRPC: the real one, and the fake that stands for it elsewhere."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,23 +19,20 @@ from orchestrator.errors import (
     SharedMemoryRefusedError,
     TritonTimeoutError,
 )
-from orchestrator.inference.connection import open_connection
 from orchestrator.inference.retrying import Retrying
 from orchestrator.inference.slot_region import RegionRegistration
 from orchestrator.settings import Transport
 from orchestrator.telemetry import Metrics
 from orchestrator.video.slots import SlotPool
+from tests.support.either_triton import EitherTriton, registered_keys, stranger_at
 from tests.support.triton import (
     FAILING,
     MEAN_COLOUR,
     SLOW,
-    RunningTriton,
     batch_in,
     noise,
     reaching,
 )
-
-pytestmark = pytest.mark.needs("triton")
 
 IMPATIENT = Retrying(first_s=0.01, budget_s=0.05)
 
@@ -58,16 +54,12 @@ def asking(first_pixel: Sequence[int]) -> NDArray[np.uint8]:
     return frames
 
 
-def is_mapped_by(pid: int, slots: SlotPool) -> bool:
-    return f"/dev/shm{slots.key}" in Path(f"/proc/{pid}/maps").read_text()
-
-
 @pytest.mark.parametrize("transport", ["shm", "grpc"])
 async def test_every_batch_position_tells_its_own_frame(
-    embedded_triton: RunningTriton, slots: SlotPool, transport: Transport
+    either_triton: EitherTriton, slots: SlotPool, transport: Transport
 ) -> None:
     frames = noise(4)
-    async with reaching(embedded_triton.settings, slots, transport=transport) as triton:
+    async with reaching(either_triton.settings, slots, transport=transport) as triton:
         model = await triton.catalogue.find(MEAN_COLOUR)
         candidates = await triton.model.infer(model, batch_in(slots, 3, frames))
         readiness = await triton.readiness()
@@ -79,18 +71,18 @@ async def test_every_batch_position_tells_its_own_frame(
     assert (readiness.is_ready, readiness.transport) == (True, transport)
 
 
-async def test_many_slots_in_flight_keep_their_frames_apart(embedded_triton: RunningTriton, slots: SlotPool) -> None:
+async def test_many_slots_in_flight_keep_their_frames_apart(either_triton: EitherTriton, slots: SlotPool) -> None:
     batches = [batch_in(slots, slot, noise(1 + slot % 4, 32 + 32 * (slot % 2))) for slot in range(slots.count)]
-    async with reaching(embedded_triton.settings, slots) as triton:
+    async with reaching(either_triton.settings, slots) as triton:
         model = await triton.catalogue.find(MEAN_COLOUR)
         answers = await asyncio.gather(*(triton.model.infer(model, batch) for batch in batches))
     for batch, candidates in zip(batches, answers, strict=True):
         assert candidates[:, 0, 4] == pytest.approx(batch.pixels[..., 0].mean(axis=(1, 2)) / 255)
 
 
-async def test_auto_falls_back_to_grpc_and_says_why(embedded_triton: RunningTriton, slots: SlotPool) -> None:
+async def test_auto_falls_back_to_grpc_and_says_why(either_triton: EitherTriton, slots: SlotPool) -> None:
     frames = noise(2)
-    async with reaching(embedded_triton.settings, UnreachableRegion(), transport="auto") as triton:
+    async with reaching(either_triton.settings, UnreachableRegion(), transport="auto") as triton:
         model = await triton.catalogue.find(MEAN_COLOUR)
         candidates = await triton.model.infer(model, batch_in(slots, 0, frames))
         readiness = await triton.readiness()
@@ -99,8 +91,8 @@ async def test_auto_falls_back_to_grpc_and_says_why(embedded_triton: RunningTrit
     assert "Unable to open shared memory region" in readiness.transport_reason
 
 
-async def test_shm_insists(embedded_triton: RunningTriton, slots: SlotPool) -> None:
-    async with reaching(embedded_triton.settings, UnreachableRegion(), transport="shm") as triton:
+async def test_shm_insists(either_triton: EitherTriton, slots: SlotPool) -> None:
+    async with reaching(either_triton.settings, UnreachableRegion(), transport="shm") as triton:
         model = await triton.catalogue.find(MEAN_COLOUR)
         with pytest.raises(SharedMemoryRefusedError, match="TRIREEL_TRANSPORT=auto"):
             await triton.model.infer(model, batch_in(slots, 0, noise(1)))
@@ -109,40 +101,41 @@ async def test_shm_insists(embedded_triton: RunningTriton, slots: SlotPool) -> N
     assert "Triton refused shared memory" in readiness.reasons[0]
 
 
-async def test_readiness_knows_the_transport_before_the_first_batch(embedded_triton: RunningTriton) -> None:
-    async with reaching(embedded_triton.settings, UnreachableRegion(), transport="auto") as triton:
+async def test_readiness_knows_the_transport_before_the_first_batch(either_triton: EitherTriton) -> None:
+    async with reaching(either_triton.settings, UnreachableRegion(), transport="auto") as triton:
         assert (await triton.readiness()).transport == "grpc"
 
 
 async def test_a_region_that_triton_was_told_to_forget_is_registered_again(
-    embedded_triton: RunningTriton, slots: SlotPool
+    either_triton: EitherTriton, slots: SlotPool
 ) -> None:
     async with (
-        reaching(embedded_triton.settings, slots, transport="shm") as triton,
-        open_connection(embedded_triton.grpc_url) as stranger,
+        reaching(either_triton.settings, slots, transport="shm") as triton,
+        stranger_at(either_triton.url) as stranger,
     ):
         model = await triton.catalogue.find(MEAN_COLOUR)
         await triton.model.infer(model, batch_in(slots, 0, noise(1)))
         everything = service_pb2.SystemSharedMemoryUnregisterRequest()
         await stranger.call("SystemSharedMemoryUnregister", lambda: everything, timeout_s=5)
-        assert not is_mapped_by(embedded_triton.pid, slots)
+        assert await registered_keys(stranger) == set()
         assert (await triton.model.infer(model, batch_in(slots, 0, noise(2)))).shape == (2, 300, 6)
 
 
 async def test_a_region_that_triton_still_knows_counts_as_registered(
-    embedded_triton: RunningTriton, slots: SlotPool
+    either_triton: EitherTriton, slots: SlotPool
 ) -> None:
-    async with open_connection(embedded_triton.grpc_url) as connection:
+    async with stranger_at(either_triton.url) as connection:
         registration = RegionRegistration(connection, slots, "shm")
         name = await registration.name()
         registration.forget()
         assert await registration.name() == name
+        assert await registered_keys(connection) == {slots.key}
         await registration.unregister()
-    assert not is_mapped_by(embedded_triton.pid, slots)
+        assert await registered_keys(connection) == set()
 
 
-async def test_a_failing_model_fails_its_request_at_once(embedded_triton: RunningTriton, slots: SlotPool) -> None:
-    async with reaching(embedded_triton.settings, slots) as triton:
+async def test_a_failing_model_fails_its_request_at_once(either_triton: EitherTriton, slots: SlotPool) -> None:
+    async with reaching(either_triton.settings, slots) as triton:
         model = await triton.catalogue.find(MEAN_COLOUR)
         with pytest.raises(InferenceError, match=r"mean_colour:1: .*a frame asked to fail") as caught:
             await triton.model.infer(model, batch_in(slots, 0, asking(FAILING)))
@@ -150,9 +143,9 @@ async def test_a_failing_model_fails_its_request_at_once(embedded_triton: Runnin
         assert (await triton.model.infer(model, batch_in(slots, 0, noise(1)))).shape == (1, 300, 6)
 
 
-async def test_no_request_outlives_its_deadline(embedded_triton: RunningTriton, slots: SlotPool) -> None:
+async def test_no_request_outlives_its_deadline(either_triton: EitherTriton, slots: SlotPool) -> None:
     metrics = Metrics(CollectorRegistry())
-    hurried = replace(embedded_triton.settings, timeout_s=0.1)
+    hurried = replace(either_triton.settings, timeout_s=0.1)
     async with reaching(hurried, slots, retrying=IMPATIENT, metrics=metrics) as triton:
         model = await triton.catalogue.find(MEAN_COLOUR)
         with pytest.raises(TritonTimeoutError):
@@ -161,8 +154,8 @@ async def test_no_request_outlives_its_deadline(embedded_triton: RunningTriton, 
     assert metrics.registry.get_sample_value("trireel_frames_inferred_total", {"model": MEAN_COLOUR}) is None
 
 
-async def test_cancelling_a_request_ends_it(embedded_triton: RunningTriton, slots: SlotPool) -> None:
-    async with reaching(embedded_triton.settings, slots) as triton:
+async def test_cancelling_a_request_ends_it(either_triton: EitherTriton, slots: SlotPool) -> None:
+    async with reaching(either_triton.settings, slots) as triton:
         model = await triton.catalogue.find(MEAN_COLOUR)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
@@ -172,9 +165,9 @@ async def test_cancelling_a_request_ends_it(embedded_triton: RunningTriton, slot
     assert candidates[:, 0, 4] == pytest.approx(frames[..., 0].mean(axis=(1, 2)) / 255)
 
 
-async def test_what_was_inferred_is_counted(embedded_triton: RunningTriton, slots: SlotPool) -> None:
+async def test_what_was_inferred_is_counted(either_triton: EitherTriton, slots: SlotPool) -> None:
     metrics = Metrics(CollectorRegistry())
-    async with reaching(embedded_triton.settings, slots, metrics=metrics) as triton:
+    async with reaching(either_triton.settings, slots, metrics=metrics) as triton:
         model = await triton.catalogue.find(MEAN_COLOUR)
         for n in (4, 3):
             await triton.model.infer(model, batch_in(slots, 0, noise(n)))
@@ -184,18 +177,16 @@ async def test_what_was_inferred_is_counted(embedded_triton: RunningTriton, slot
     assert sample("trireel_batch_frames_sum", {"model": MEAN_COLOUR}) == 7
 
 
-async def test_another_network_under_the_same_version_is_refused(
-    embedded_triton: RunningTriton, slots: SlotPool
-) -> None:
-    async with reaching(embedded_triton.settings, slots) as triton:
+async def test_another_network_under_the_same_version_is_refused(either_triton: EitherTriton, slots: SlotPool) -> None:
+    async with reaching(either_triton.settings, slots) as triton:
         model = await triton.catalogue.find(MEAN_COLOUR)
         before = replace(model, version=replace(model.version, digest="c" * 64))
         with pytest.raises(ModelChangedError, match="another network as mean_colour:1"):
             await triton.model.infer(before, batch_in(slots, 0, noise(1)))
 
 
-async def test_unknown_models_are_not_found(embedded_triton: RunningTriton, slots: SlotPool) -> None:
-    async with reaching(embedded_triton.settings, slots) as triton:
+async def test_unknown_models_are_not_found(either_triton: EitherTriton, slots: SlotPool) -> None:
+    async with reaching(either_triton.settings, slots) as triton:
         with pytest.raises(ModelNotFoundError, match="no model trucks"):
             await triton.catalogue.find("trucks")
         with pytest.raises(ModelNotFoundError, match="no model mean_colour:7"):
@@ -204,9 +195,17 @@ async def test_unknown_models_are_not_found(embedded_triton: RunningTriton, slot
             await triton.catalogue.load("trucks")
 
 
-async def test_a_closed_connection_leaves_nothing_registered(embedded_triton: RunningTriton, slots: SlotPool) -> None:
-    async with reaching(embedded_triton.settings, slots, transport="shm") as triton:
+async def test_loading_leaves_what_is_served_at_work(either_triton: EitherTriton, slots: SlotPool) -> None:
+    async with reaching(either_triton.settings, slots) as triton:
+        await triton.catalogue.load(MEAN_COLOUR)
         model = await triton.catalogue.find(MEAN_COLOUR)
-        await triton.model.infer(model, batch_in(slots, 0, noise(1)))
-        assert is_mapped_by(embedded_triton.pid, slots)
-    assert not is_mapped_by(embedded_triton.pid, slots)
+        assert (await triton.model.infer(model, batch_in(slots, 0, noise(1)))).shape == (1, 300, 6)
+
+
+async def test_a_closed_connection_leaves_nothing_registered(either_triton: EitherTriton, slots: SlotPool) -> None:
+    async with stranger_at(either_triton.url) as stranger:
+        async with reaching(either_triton.settings, slots, transport="shm") as triton:
+            model = await triton.catalogue.find(MEAN_COLOUR)
+            await triton.model.infer(model, batch_in(slots, 0, noise(1)))
+            assert await registered_keys(stranger) == {slots.key}
+        assert await registered_keys(stranger) == set()

@@ -13,13 +13,20 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from orchestrator.errors import ModelChangedError, ModelNotReadyError, TritonStartError, TritonUnavailableError
+from orchestrator.errors import (
+    BatchBreaksTritonError,
+    ModelChangedError,
+    ModelNotReadyError,
+    TritonStartError,
+    TritonUnavailableError,
+)
 from orchestrator.inference.embedded import PATIENCE, EmbeddedTriton, Patience, open_embedded_triton
 from orchestrator.inference.triton import Triton, open_triton
 from orchestrator.telemetry import Metrics
 from orchestrator.video.slots import SlotPool
 from tests.support.needs import ROOT
 from tests.support.triton import (
+    DYING,
     MEAN_COLOUR,
     batch_in,
     mean_colour_card,
@@ -155,6 +162,26 @@ async def test_a_model_that_lost_its_process_is_served_again(repository: Path, s
     assert server_of(triton).last_error == "a process of a model died"
 
 
+async def test_a_batch_that_kills_its_model_each_time_is_given_up_and_no_other(
+    repository: Path, slots: SlotPool
+) -> None:
+    metrics = Metrics(CollectorRegistry())
+    poison = noise(2)
+    poison[0, 0, 0] = DYING
+    async with own_triton(repository, slots, metrics) as triton:
+        await triton.wait_connected()
+        model = await triton.catalogue.find(MEAN_COLOUR)
+        innocents = [
+            asyncio.ensure_future(triton.model.infer(model, batch_in(slots, slot, noise(slot)))) for slot in range(1, 5)
+        ]
+        with pytest.raises(BatchBreaksTritonError, match="3 times in a row under frames 0 to 1"):
+            await triton.model.infer(model, batch_in(slots, 0, poison))
+        for count, innocent in enumerate(innocents, 1):
+            assert (await innocent).shape == (count, 300, 6)
+        assert (await triton.model.infer(model, batch_in(slots, 0, noise(4)))).shape == (4, 300, 6)
+    assert metrics.registry.get_sample_value("trireel_triton_restarts_total") == 3
+
+
 async def test_a_network_exchanged_during_a_restart_is_found_out(repository: Path, slots: SlotPool) -> None:
     async with own_triton(repository, slots) as triton:
         await triton.wait_connected()
@@ -252,6 +279,7 @@ async def main():
         open_connection(triton.grpc_url) as connection,
         asyncio.TaskGroup() as group,
     ):
+        await connection.wait_connected()
         calls = [group.create_task(connection.infer(lambda: request, timeout_s=60)) for _ in range(8)]
         await calls[0]
         print(triton.pid, triton.region_prefix, flush=True)

@@ -125,6 +125,7 @@ def test_numbers_that_are_no_boxes_break_the_contract(written: NDArray[np.float3
         (grpc.StatusCode.UNAVAILABLE, TritonUnavailableError),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, TritonUnavailableError),
         (grpc.StatusCode.ABORTED, TritonUnavailableError),
+        (grpc.StatusCode.CANCELLED, TritonUnavailableError),
         (grpc.StatusCode.DEADLINE_EXCEEDED, TritonTimeoutError),
         (grpc.StatusCode.INVALID_ARGUMENT, InferenceError),
         (grpc.StatusCode.INTERNAL, InferenceError),

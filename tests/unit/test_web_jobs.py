@@ -300,6 +300,9 @@ async def test_readiness_says_why_not_and_health_does_not_mind() -> None:
             "shm",
             "127.0.0.1:8001",
         )
+        assert answer.json()["tritons"] == [
+            {"url": "127.0.0.1:8001", "is_ready": True, "reasons": [], "transport": "shm", "transport_reason": ""}
+        ]
 
 
 async def test_a_busy_triton_is_answered_503_and_told_to_be_worth_another_try() -> None:
