@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,7 @@ from tests.faults.evidence import Footprint, Leftovers, Truth
 from tests.faults.topology import Role, Topology
 from tests.support.needs import ROOT
 from tests.support.postgres import PostgresServer
+from tests.support.private_mounts import PrivateMounts
 from tests.support.programs import LOOPBACK, Program, free_ports, running
 from tests.support.triton_program import TritonProgram
 
@@ -34,13 +35,12 @@ SMALL_SEGMENTS: Final = {"SEGMENT_FRAMES": "8", "DECODERS": "2", "BATCH_FRAMES":
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
-    """What a deployment stands on. command_prefix: before every program. data_root: where we see its data directory."""
+    """What a deployment stands on. triton_url: of a proxy in front of `triton`. mounts: every program runs in there."""
 
-    triton_url: str | None = None
     triton: TritonProgram | None = None
+    triton_url: str | None = None
     postgres: PostgresServer | None = None
-    command_prefix: Sequence[str] = ()
-    data_root: Path | None = None
+    mounts: PrivateMounts | None = None
 
 
 @dataclass(slots=True)
@@ -85,7 +85,7 @@ class Cluster:
     @property
     def seen_data_dir(self) -> Path:
         """The data directory as this process sees it."""
-        return self.around.data_root or self.data_dir
+        return self.around.mounts.seen(self.data_dir) if self.around.mounts else self.data_dir
 
     @property
     def temporary_dir(self) -> Path:
@@ -124,7 +124,8 @@ class Cluster:
         for folder in (self.data_dir, self.temporary_dir):
             folder.mkdir(parents=True, exist_ok=True)
         verb = "worker" if name in self.worker_names else "serve"
-        command = [*self.around.command_prefix, sys.executable, "-m", "orchestrator", verb]
+        prefix = self.around.mounts.command_prefix if self.around.mounts else []
+        command = [*prefix, sys.executable, "-m", "orchestrator", verb]
         stack = ExitStack()
         program = stack.enter_context(
             running(command, folder=self.folder, env=self._environment(name), name=f"{name}-{self._starts}")
@@ -203,7 +204,9 @@ class Cluster:
     def former_regions(self) -> frozenset[str]:
         """Names in /dev/shm of programs that have ended; the next start removes them."""
         prefixes = tuple(f"trireel_{pid}_" for pid in self._former_pids)
-        return frozenset(path.name for path in Path("/dev/shm").iterdir() if path.name.startswith(prefixes))
+        shared_memory = Path("/dev/shm")
+        seen = self.around.mounts.seen(shared_memory) if self.around.mounts else shared_memory
+        return frozenset(path.name for path in seen.iterdir() if path.name.startswith(prefixes))
 
     def logs(self) -> Iterator[tuple[str, str]]:
         """Names of all programs ever started, and what they wrote."""

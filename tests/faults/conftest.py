@@ -15,8 +15,10 @@ from tests.faults.seeds import SEED, SEEDS, first_seed, seed_count
 from tests.faults.topology import PLAIN, Topology
 from tests.faults.trial import Trial, open_trial
 from tests.faults.works import USUAL, QuietServer
+from tests.support.faulty_triton import FaultyTriton, faulty_triton
 from tests.support.needs import ROOT
 from tests.support.postgres import PostgresServer, postgres, postgres_of_session
+from tests.support.private_mounts import PrivateMounts
 from tests.support.triton_program import TritonProgram, triton_program
 
 __all__ = ["postgres", "postgres_of_session"]
@@ -60,6 +62,13 @@ def own_triton(tmp_path: Path) -> Iterator[TritonProgram]:
         yield triton
 
 
+@pytest.fixture
+def faulty(shared_triton: TritonProgram) -> Iterator[FaultyTriton]:
+    """The shared Triton, behind a proxy that spoils calls."""
+    with faulty_triton(shared_triton.grpc_url) as proxy:
+        yield proxy
+
+
 @pytest.fixture(scope="session")
 def quiet(shared_triton: TritonProgram, tmp_path_factory: pytest.TempPathFactory) -> Iterator[QuietServer]:
     around = Surroundings(triton=shared_triton)
@@ -75,7 +84,7 @@ def quiet(shared_triton: TritonProgram, tmp_path_factory: pytest.TempPathFactory
 def trial_on(
     quiet: QuietServer, request: pytest.FixtureRequest, tmp_path: Path
 ) -> Callable[..., AbstractContextManager[Trial]]:
-    """Opens a trial on a fresh cluster: (topology, seed, triton, settings as keywords)."""
+    """Opens a trial on a fresh cluster. triton: else the shared one. triton_url: of a proxy in front of it."""
 
     @contextmanager
     def open_on(
@@ -83,15 +92,13 @@ def trial_on(
         seed: int,
         *,
         triton: TritonProgram | None = None,
-        around: Surroundings | None = None,
+        triton_url: str | None = None,
+        mounts: PrivateMounts | None = None,
         **settings: str,
     ) -> Iterator[Trial]:
-        postgres: PostgresServer | None = None
-        if topology.has_postgresql:
-            postgres = request.getfixturevalue("postgres")
-        if around is None:
-            shared = None if topology.has_own_triton else request.getfixturevalue("shared_triton")
-            around = Surroundings(triton=triton or shared, postgres=postgres)
+        shared = None if topology.has_own_triton else request.getfixturevalue("shared_triton")
+        postgres: PostgresServer | None = request.getfixturevalue("postgres") if topology.has_postgresql else None
+        around = Surroundings(triton=triton or shared, triton_url=triton_url, postgres=postgres, mounts=mounts)
         folder = tmp_path / topology.name
         with (
             open_cluster(topology, folder, model_repository=MODEL_REPOSITORY, around=around, **settings) as cluster,
