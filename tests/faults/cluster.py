@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import time
@@ -91,12 +92,18 @@ class Cluster:
     def temporary_dir(self) -> Path:
         return self.folder / "tmp"
 
-    @property
-    def database_url(self) -> str:
-        """As this process reaches it."""
+    def open_to_read(self) -> str:
+        """URL of the database, or of a copy where SQLite's file lies in mounts of the programs' own."""
         if self.around.postgres is not None:
             return self.around.postgres.url()
-        return f"sqlite:///{self.seen_data_dir}/trireel.db"
+        if self.around.mounts is None:
+            return f"sqlite:///{self.data_dir}/trireel.db"
+        # SQLite would follow the link that leads into the other mounts, and end up in ours.
+        copies = self.folder / "copies"
+        copies.mkdir(exist_ok=True)
+        for name in ("trireel.db", "trireel.db-wal"):
+            shutil.copyfile(self.seen_data_dir / name, copies / name)
+        return f"sqlite:///{copies}/trireel.db"
 
     @property
     def url(self) -> str:
@@ -119,22 +126,20 @@ class Cluster:
 
     def start(self, name: str, *, is_ready: bool = True) -> None:
         """Start a program; return when it is ready, or when it answers. Raises AssertionError with its log's end."""
-        assert name not in self.running, f"{name} runs already"
-        self._starts += 1
-        for folder in (self.data_dir, self.temporary_dir):
-            folder.mkdir(parents=True, exist_ok=True)
-        verb = "worker" if name in self.worker_names else "serve"
-        prefix = self.around.mounts.command_prefix if self.around.mounts else []
-        command = [*prefix, sys.executable, "-m", "orchestrator", verb]
-        stack = ExitStack()
-        program = stack.enter_context(
-            running(command, folder=self.folder, env=self._environment(name), name=f"{name}-{self._starts}")
-        )
-        self.running[name] = Running(program, stack)
+        self.running[name] = running = self._launch(name)
         if name in self.api_names:
             url = self.url_of(self.api_names.index(name))
-            program.wait_until(lambda: _answers(url, is_ready=is_ready), timeout_s=START_TIMEOUT_S, what="ready")
+            running.program.wait_until(
+                lambda: _answers(url, is_ready=is_ready), timeout_s=START_TIMEOUT_S, what="ready"
+            )
             self.note(name, is_up=True)
+
+    def start_in_vain(self, name: str) -> tuple[int, str]:
+        """Start a program that is to refuse; its exit code and what it wrote."""
+        running = self._launch(name)
+        code = running.program.process.wait(START_TIMEOUT_S)
+        running.stack.close()
+        return code, running.program.log.read_text(errors="replace")
 
     def kill(self, name: str) -> int:
         """SIGKILL to one program, and to nothing below it; the pid it had."""
@@ -228,6 +233,20 @@ class Cluster:
                 os.kill(running.pid, signal.SIGCONT)
             running.stack.close()
 
+    def _launch(self, name: str) -> Running:
+        assert name not in self.running, f"{name} runs already"
+        self._starts += 1
+        for folder in (self.data_dir, self.temporary_dir):
+            folder.mkdir(parents=True, exist_ok=True)
+        verb = "worker" if name in self.worker_names else "serve"
+        prefix = self.around.mounts.command_prefix if self.around.mounts else []
+        command = [*prefix, sys.executable, "-m", "orchestrator", verb]
+        stack = ExitStack()
+        program = stack.enter_context(
+            running(command, folder=self.folder, env=self._environment(name), name=f"{name}-{self._starts}")
+        )
+        return Running(program, stack)
+
     def _end(self, name: str, end: Callable[[Running], None], *, timeout_s: float = 10.0) -> int:
         ended = self.running[name]
         self._former += process_tree.descendants(ended.pid)
@@ -258,8 +277,8 @@ class Cluster:
         }
         if name in self.api_names:
             own["PORT"] = str(self._ports[self.api_names.index(name)])
-        if self.topology.has_postgresql:
-            own["DATABASE_URL"] = self.database_url
+        if self.around.postgres is not None:
+            own["DATABASE_URL"] = self.around.postgres.url()
         if not self.topology.has_own_triton:
             triton = self.around.triton
             own["TRITON_URL"] = self.around.triton_url or (triton.grpc_url if triton else "")

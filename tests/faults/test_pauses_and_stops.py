@@ -86,7 +86,7 @@ def test_sigterm_lets_followers_go_hands_segments_back_and_ends_with_0(trial_on:
         began_s = time.monotonic()
         assert trial.cluster.stop(Role.API, timeout_s=STOP_LIMIT_S) == 0
         fault.fired(f"api, which took {time.monotonic() - began_s:.1f} s to end")
-        rows = gather_rows(trial.cluster.database_url)
+        rows = gather_rows(trial.cluster.open_to_read())
         assert [row for row in rows.segments if row["state"] == "leased"] == []
         assert any(row["state"] == "open" for row in rows.segments), "it had nothing left to do"
         trial.cluster.start(Role.API)

@@ -99,6 +99,12 @@ class Trial:
     def new_key(self) -> str:
         return str(UUID(int=self.random.getrandbits(128)))
 
+    @contextmanager
+    def http(self) -> Iterator[httpx.Client]:
+        """For calls whose refusal is what is looked at; the checker looks at its form."""
+        with recorded_http(self.cluster.url, self.errors) as http:
+            yield http
+
     def insist(self, method: str, path: str, **request: Any) -> dict[str, Any]:
         """Ask until it is answered 2xx, as long as the refusals are retryable; the answer."""
         deadline_s = time.monotonic() + INSIST_TIMEOUT_S
@@ -177,7 +183,7 @@ def _evidence_of(trial: Trial, prober: Prober) -> Evidence:
         accepted=tuple(trial.accepted),
         told=trial.told(),
         streams=tuple(follower.stream for follower in trial.followers),
-        rows=gather_rows(cluster.database_url),
+        rows=gather_rows(cluster.open_to_read()),
         files=gather_files(
             cluster.seen_data_dir, temporary_dir=cluster.temporary_dir, regions=cluster.former_regions()
         ),
