@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Final
 
 import pytest
 
 from tests.faults.cluster import Surroundings, open_cluster
-from tests.faults.seeds import SEED, SEEDS, first_seed, seed_count
+from tests.faults.seeds import SEED, SEEDS, first_seed, seed_count, sweep_step
 from tests.faults.topology import PLAIN, Topology
 from tests.faults.trial import Trial, open_trial
 from tests.faults.works import USUAL, QuietServer
@@ -46,6 +47,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def seed() -> int:
     """Of scenarios that run once."""
     return FIRST_SEED
+
+
+@pytest.fixture
+def sweep() -> Callable[[], Iterator[int]]:
+    """The n of a sweep over n-th calls, without an end."""
+    step = sweep_step(os.environ)
+    return lambda: count(1 + FIRST_SEED % step, step)
 
 
 @pytest.fixture(scope="session")
