@@ -11,7 +11,14 @@ from typing import Final
 import structlog
 
 from orchestrator.core.records import Failure, Video
-from orchestrator.errors import CommitUnknownError, DecoderError, TrireelError, VideoError, VideoNotFoundError
+from orchestrator.errors import (
+    CommitUnknownError,
+    DecoderError,
+    DecoderUnavailableError,
+    TrireelError,
+    VideoError,
+    VideoNotFoundError,
+)
 from orchestrator.ports import Doorbell, Page, VideoFiles, VideoReader, VideoStore
 from orchestrator.telemetry import Metrics
 
@@ -84,7 +91,10 @@ class Videos:
         log.info("video removed", video_id=video_id)
 
     async def index_next(self) -> bool:
-        """Make the index of the oldest video that has none; False when every video has one."""
+        """Make the index of the oldest video that has none; False when every video has one.
+
+        Raises DecoderUnavailableError, StorageError: it is tried again by the next call.
+        """
         pending = await self.store.pending_index()
         if not pending:
             return False
@@ -105,6 +115,9 @@ class Videos:
         except VideoError as exc:
             await self._give_index_up(video, exc)
             return
+        except DecoderUnavailableError:
+            # It says nothing of the file; the loop asks again after a pause.
+            raise
         except DecoderError as exc:
             self.index_strikes[video.id] += 1
             log.warning("indexing failed", video_id=video.id, code=exc.code, strikes=self.index_strikes[video.id])

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from orchestrator.core.letterbox import fit_letterbox
 from orchestrator.core.records import SegmentReport
 from orchestrator.core.types import FrameBatch, FrameIndex, FrameStamp, IndexReport, Letterbox, VideoHeader
-from orchestrator.errors import DecoderCrashedError, TrireelError
+from orchestrator.errors import DecoderCrashedError, DecoderUnavailableError, TrireelError
 from orchestrator.ports import SegmentRequest
 
 # What a slot's pixels become when it is given back, so that whoever still reads them is found out.
@@ -67,13 +67,17 @@ class FakeSlots:
 
 
 class FakeVideoReader:
-    """`ports.VideoReader`. runs_closed: as told by `close_run`. deadly_paths: files that kill their indexer."""
+    """`ports.VideoReader`. runs_closed: as told by `close_run`. deadly_paths: files that kill their indexer.
+
+    lacks: so many of the next indexers cannot be started.
+    """
 
     def __init__(self, video: GeneratedVideo, slots: FakeSlots) -> None:
         self._video = video
         self._slots = slots
         self.runs_closed: list[str] = []
         self.deadly_paths: set[Path] = set()
+        self.lacks = 0
 
     async def read_header(self, path: Path) -> VideoHeader:
         self._raise_error()
@@ -90,6 +94,9 @@ class FakeVideoReader:
 
     async def make_index(self, path: Path) -> tuple[FrameIndex, IndexReport]:
         self._raise_error()
+        if self.lacks:
+            self.lacks -= 1
+            raise DecoderUnavailableError("no decoder can be started")
         if path in self.deadly_paths:
             raise DecoderCrashedError("a decoder was killed by SIGSEGV")
         positions = np.arange(self._video.frame_count, dtype=np.int64)

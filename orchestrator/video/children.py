@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final, TypeVar, cast
 
@@ -39,6 +39,7 @@ from orchestrator.video.messages import (
     from_wire,
     to_wire,
 )
+from orchestrator.video.shortage import shortage_errors
 from orchestrator.video.slots import SlotPool
 
 log = structlog.get_logger(__name__)
@@ -222,15 +223,18 @@ class DecoderChildren:
     def spawn(self, file_fd: int, *, with_slots: bool) -> DecoderChild:
         """Fork a child for one file, which it sees through `file_fd` only; the caller keeps and closes its own copy.
 
-        Raises DecoderUnavailableError if the decoder parent cannot be started.
+        Raises DecoderUnavailableError if the decoder parent cannot be started, or the machine has no more to give.
         """
         child = DecoderChild(self._next_number, self, self._slots)
         self._next_number += 1
-        ours, theirs = packet_sockets()
-        with theirs:
+        with shortage_errors():
+            ours, theirs = packet_sockets()
+        with ExitStack() as on_failure, theirs:
+            on_failure.enter_context(ours)
             fds = [theirs.fileno(), file_fd, *([self._slots.fd] if with_slots else [])]
             self._ask_parent(Spawn(child.number, self._memory_bytes), fds)
             child.connect(Channel(ours, on_packet=child.on_packet, on_end=child.on_silence))
+            on_failure.pop_all()
         self._alive[child.number] = child
         self._metrics.decoders_alive.set(len(self._alive))
         return child

@@ -33,6 +33,7 @@ from orchestrator.video.messages import (
     ReadHeader,
 )
 from orchestrator.video.segment_batches import OpenSegment, check_fits
+from orchestrator.video.shortage import shortage_errors
 from orchestrator.video.slots import SlotPool
 
 # Another process may end the run, and nobody tells this one; until then the child keeps a deleted file's disk space.
@@ -219,10 +220,14 @@ async def open_decoders(
 
 @contextmanager
 def _open_video(path: Path) -> Iterator[int]:
-    """A descriptor of the file, read-only. Raises VideoUnreadableError for anything but a file with something in it."""
+    """A descriptor of the file, read-only.
+
+    Raises VideoUnreadableError for anything but a file with something in it, DecoderUnavailableError.
+    """
     try:
-        # Without O_NONBLOCK opening a FIFO would wait for a writer.
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with shortage_errors():
+            # Without O_NONBLOCK opening a FIFO would wait for a writer.
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as exc:
         raise VideoUnreadableError(f"its file cannot be opened ({exc.strerror})") from exc
     try:
@@ -238,8 +243,9 @@ def _open_video(path: Path) -> Iterator[int]:
 
 @contextmanager
 def _open_memory(byte_size: int) -> Iterator[int]:
-    """Memory to share with a child, of a size that neither side can change."""
-    fd = os.memfd_create("trireel", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    """Memory to share with a child, of a size that neither side can change. Raises DecoderUnavailableError."""
+    with shortage_errors():
+        fd = os.memfd_create("trireel", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.ftruncate(fd, byte_size)
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)

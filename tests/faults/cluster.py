@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from tests.faults.evidence import Footprint, Leftovers, Truth
 from tests.faults.topology import Role, Topology
 from tests.support.needs import ROOT
 from tests.support.postgres import PostgresServer
+from tests.support.private_mounts import PrivateMounts
 from tests.support.programs import LOOPBACK, Program, free_ports, running
 from tests.support.triton_program import TritonProgram
 
@@ -34,13 +36,12 @@ SMALL_SEGMENTS: Final = {"SEGMENT_FRAMES": "8", "DECODERS": "2", "BATCH_FRAMES":
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
-    """What a deployment stands on. command_prefix: before every program. data_root: where we see its data directory."""
+    """What a deployment stands on. triton_url: of a proxy in front of `triton`. mounts: every program runs in there."""
 
-    triton_url: str | None = None
     triton: TritonProgram | None = None
+    triton_url: str | None = None
     postgres: PostgresServer | None = None
-    command_prefix: Sequence[str] = ()
-    data_root: Path | None = None
+    mounts: PrivateMounts | None = None
 
 
 @dataclass(slots=True)
@@ -85,18 +86,24 @@ class Cluster:
     @property
     def seen_data_dir(self) -> Path:
         """The data directory as this process sees it."""
-        return self.around.data_root or self.data_dir
+        return self.around.mounts.seen(self.data_dir) if self.around.mounts else self.data_dir
 
     @property
     def temporary_dir(self) -> Path:
         return self.folder / "tmp"
 
-    @property
-    def database_url(self) -> str:
-        """As this process reaches it."""
+    def open_to_read(self) -> str:
+        """URL of the database, or of a copy where SQLite's file lies in mounts of the programs' own."""
         if self.around.postgres is not None:
             return self.around.postgres.url()
-        return f"sqlite:///{self.seen_data_dir}/trireel.db"
+        if self.around.mounts is None:
+            return f"sqlite:///{self.data_dir}/trireel.db"
+        # SQLite would follow the link that leads into the other mounts, and end up in ours.
+        copies = self.folder / "copies"
+        copies.mkdir(exist_ok=True)
+        for name in ("trireel.db", "trireel.db-wal"):
+            shutil.copyfile(self.seen_data_dir / name, copies / name)
+        return f"sqlite:///{copies}/trireel.db"
 
     @property
     def url(self) -> str:
@@ -119,21 +126,20 @@ class Cluster:
 
     def start(self, name: str, *, is_ready: bool = True) -> None:
         """Start a program; return when it is ready, or when it answers. Raises AssertionError with its log's end."""
-        assert name not in self.running, f"{name} runs already"
-        self._starts += 1
-        for folder in (self.data_dir, self.temporary_dir):
-            folder.mkdir(parents=True, exist_ok=True)
-        verb = "worker" if name in self.worker_names else "serve"
-        command = [*self.around.command_prefix, sys.executable, "-m", "orchestrator", verb]
-        stack = ExitStack()
-        program = stack.enter_context(
-            running(command, folder=self.folder, env=self._environment(name), name=f"{name}-{self._starts}")
-        )
-        self.running[name] = Running(program, stack)
+        self.running[name] = running = self._launch(name)
         if name in self.api_names:
             url = self.url_of(self.api_names.index(name))
-            program.wait_until(lambda: _answers(url, is_ready=is_ready), timeout_s=START_TIMEOUT_S, what="ready")
+            running.program.wait_until(
+                lambda: _answers(url, is_ready=is_ready), timeout_s=START_TIMEOUT_S, what="ready"
+            )
             self.note(name, is_up=True)
+
+    def start_in_vain(self, name: str) -> tuple[int, str]:
+        """Start a program that is to refuse; its exit code and what it wrote."""
+        running = self._launch(name)
+        code = running.program.process.wait(START_TIMEOUT_S)
+        running.stack.close()
+        return code, running.program.log.read_text(errors="replace")
 
     def kill(self, name: str) -> int:
         """SIGKILL to one program, and to nothing below it; the pid it had."""
@@ -203,7 +209,9 @@ class Cluster:
     def former_regions(self) -> frozenset[str]:
         """Names in /dev/shm of programs that have ended; the next start removes them."""
         prefixes = tuple(f"trireel_{pid}_" for pid in self._former_pids)
-        return frozenset(path.name for path in Path("/dev/shm").iterdir() if path.name.startswith(prefixes))
+        shared_memory = Path("/dev/shm")
+        seen = self.around.mounts.seen(shared_memory) if self.around.mounts else shared_memory
+        return frozenset(path.name for path in seen.iterdir() if path.name.startswith(prefixes))
 
     def logs(self) -> Iterator[tuple[str, str]]:
         """Names of all programs ever started, and what they wrote."""
@@ -224,6 +232,20 @@ class Cluster:
             if running.program.process.poll() is None:
                 os.kill(running.pid, signal.SIGCONT)
             running.stack.close()
+
+    def _launch(self, name: str) -> Running:
+        assert name not in self.running, f"{name} runs already"
+        self._starts += 1
+        for folder in (self.data_dir, self.temporary_dir):
+            folder.mkdir(parents=True, exist_ok=True)
+        verb = "worker" if name in self.worker_names else "serve"
+        prefix = self.around.mounts.command_prefix if self.around.mounts else []
+        command = [*prefix, sys.executable, "-m", "orchestrator", verb]
+        stack = ExitStack()
+        program = stack.enter_context(
+            running(command, folder=self.folder, env=self._environment(name), name=f"{name}-{self._starts}")
+        )
+        return Running(program, stack)
 
     def _end(self, name: str, end: Callable[[Running], None], *, timeout_s: float = 10.0) -> int:
         ended = self.running[name]
@@ -255,8 +277,8 @@ class Cluster:
         }
         if name in self.api_names:
             own["PORT"] = str(self._ports[self.api_names.index(name)])
-        if self.topology.has_postgresql:
-            own["DATABASE_URL"] = self.database_url
+        if self.around.postgres is not None:
+            own["DATABASE_URL"] = self.around.postgres.url()
         if not self.topology.has_own_triton:
             triton = self.around.triton
             own["TRITON_URL"] = self.around.triton_url or (triton.grpc_url if triton else "")

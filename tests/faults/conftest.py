@@ -5,18 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Final
 
 import pytest
 
 from tests.faults.cluster import Surroundings, open_cluster
-from tests.faults.seeds import SEED, SEEDS, first_seed, seed_count
+from tests.faults.seeds import SEED, SEEDS, first_seed, seed_count, sweep_step
 from tests.faults.topology import PLAIN, Topology
 from tests.faults.trial import Trial, open_trial
 from tests.faults.works import USUAL, QuietServer
+from tests.support.faulty_triton import FaultyTriton, faulty_triton
 from tests.support.needs import ROOT
 from tests.support.postgres import PostgresServer, postgres, postgres_of_session
+from tests.support.private_mounts import PrivateMounts
 from tests.support.triton_program import TritonProgram, triton_program
 
 __all__ = ["postgres", "postgres_of_session"]
@@ -46,6 +49,13 @@ def seed() -> int:
     return FIRST_SEED
 
 
+@pytest.fixture
+def sweep() -> Callable[[], Iterator[int]]:
+    """The n of a sweep over n-th calls, without an end."""
+    step = sweep_step(os.environ)
+    return lambda: count(1 + FIRST_SEED % step, step)
+
+
 @pytest.fixture(scope="session")
 def shared_triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonProgram]:
     """For scenarios that do not hurt it."""
@@ -58,6 +68,13 @@ def own_triton(tmp_path: Path) -> Iterator[TritonProgram]:
     """To be killed, paused and replaced."""
     with triton_program(MODEL_REPOSITORY, tmp_path / "triton") as triton:
         yield triton
+
+
+@pytest.fixture
+def faulty(shared_triton: TritonProgram) -> Iterator[FaultyTriton]:
+    """The shared Triton, behind a proxy that spoils calls."""
+    with faulty_triton(shared_triton.grpc_url) as proxy:
+        yield proxy
 
 
 @pytest.fixture(scope="session")
@@ -75,7 +92,7 @@ def quiet(shared_triton: TritonProgram, tmp_path_factory: pytest.TempPathFactory
 def trial_on(
     quiet: QuietServer, request: pytest.FixtureRequest, tmp_path: Path
 ) -> Callable[..., AbstractContextManager[Trial]]:
-    """Opens a trial on a fresh cluster: (topology, seed, triton, settings as keywords)."""
+    """Opens a trial on a fresh cluster. triton: else the shared one. triton_url: of a proxy in front of it."""
 
     @contextmanager
     def open_on(
@@ -83,15 +100,13 @@ def trial_on(
         seed: int,
         *,
         triton: TritonProgram | None = None,
-        around: Surroundings | None = None,
+        triton_url: str | None = None,
+        mounts: PrivateMounts | None = None,
         **settings: str,
     ) -> Iterator[Trial]:
-        postgres: PostgresServer | None = None
-        if topology.has_postgresql:
-            postgres = request.getfixturevalue("postgres")
-        if around is None:
-            shared = None if topology.has_own_triton else request.getfixturevalue("shared_triton")
-            around = Surroundings(triton=triton or shared, postgres=postgres)
+        shared = None if topology.has_own_triton else request.getfixturevalue("shared_triton")
+        postgres: PostgresServer | None = request.getfixturevalue("postgres") if topology.has_postgresql else None
+        around = Surroundings(triton=triton or shared, triton_url=triton_url, postgres=postgres, mounts=mounts)
         folder = tmp_path / topology.name
         with (
             open_cluster(topology, folder, model_repository=MODEL_REPOSITORY, around=around, **settings) as cluster,

@@ -52,14 +52,22 @@ def _bad_stream(stream: FollowedStream, told: ToldJob) -> Iterator[str]:
             yield f"it asked for what follows {connection.after_id} and was told {early}"
     if told.answer is None or told.answer["state"] not in TERMINAL:
         return
-    # A retry takes the end before it back, for those who come later.
-    last_id = events[-1].id if events else None
-    heard = [(event.id, event.kind, event.body) for event in events if event.kind != "done" or event.id == last_id]
-    replay = [(event.id, event.kind, event.body) for event in _durable(told.replay)]
-    if heard != replay:
-        missed = [event[:2] for event in replay if event not in heard]
-        made_up = [event[:2] for event in heard if event not in replay]
+    replay = _durable(told.replay)
+    # Who left with the end of an attempt that was retried has heard all until there; that end itself is taken back.
+    has_left = bool(events and replay) and events[-1].kind == "done" and events[-1].id != replay[-1].id
+    last_id = events[-1].id if events and not has_left else None
+    heard = [_plain(event) for event in events if event.kind != "done" or event.id == last_id]
+    owed = [_plain(event) for event in (replay[: len(heard)] if has_left else replay)]
+    if heard != owed:
+        missed = [event[:2] for event in owed if event not in heard]
+        made_up = [event[:2] for event in heard if event not in owed]
         yield f"it was not told {missed}, and was told {made_up} that nobody is told later"
+    elif has_left and not any(event.body.get("state") == JobState.QUEUED for event in replay[len(heard) :]):
+        yield "it was told an end, and the job was never queued again"
+
+
+def _plain(event: ToldEvent) -> tuple[int | None, str, Fields]:
+    return event.id, event.kind, event.body
 
 
 def _out_of_order(events: Sequence[ToldEvent]) -> Iterator[str]:

@@ -9,6 +9,8 @@ from typing import Final
 # Not TRIREEL_...: the servers that tests start refuse names of that form that are no settings.
 SEED: Final = "FAULTS_SEED"
 SEEDS: Final = "FAULTS_SEEDS"
+# Of a sweep over the n-th call: 1 tries every n, 5 every fifth, beginning where the seed says.
+STEP: Final = "FAULTS_STEP"
 LARGEST_RANDOM: Final = 1_000_000
 
 
@@ -19,3 +21,7 @@ def first_seed(env: Mapping[str, str]) -> int:
 
 def seed_count(env: Mapping[str, str]) -> int:
     return int(env.get(SEEDS, "") or 1)
+
+
+def sweep_step(env: Mapping[str, str]) -> int:
+    return int(env.get(STEP, "") or 1)

@@ -31,7 +31,8 @@ END_TIMEOUT_S: Final = 60.0
 # A client that was not answered, or told to come again, does.
 INSIST_TIMEOUT_S: Final = 60.0
 INSIST_S: Final = 0.1
-QUIET_TIMEOUT_S: Final = 5.0
+# Longer than a decoder waits for more of a run that another program has ended.
+QUIET_TIMEOUT_S: Final = 15.0
 JOIN_TIMEOUT_S: Final = 10.0
 POLL_S: Final = 0.05
 SUCCEEDS: Final = frozenset({SUCCEEDED})
@@ -74,20 +75,22 @@ class Trial:
         headers = {"Idempotency-Key": key or self.new_key()}
         body = work.body(self.upload(work.video))
         job_id: str = self.insist("POST", "/v1/jobs", json=body, headers=headers)["id"]
-        self.accept(job_id, work, ends=ends, error_codes=error_codes)
+        job = self.accept(job_id, work, ends=ends, error_codes=error_codes)
         if is_followed:
+            self.frames_asked += len(job.undisturbed.lines)
             self.follow(job_id, cuts=cuts)
         return job_id
 
     def accept(
         self, job_id: str, work: Work, *, ends: frozenset[str] = SUCCEEDS, error_codes: frozenset[str] = frozenset()
-    ) -> None:
+    ) -> AcceptedJob:
         """A job of this work was answered 2xx: from here on it must not be lost."""
         undisturbed = self.quiet.undisturbed(work)
-        self.accepted.append(AcceptedJob(id=job_id, undisturbed=undisturbed, ends=ends, error_codes=error_codes))
+        job = AcceptedJob(id=job_id, undisturbed=undisturbed, ends=ends, error_codes=error_codes)
+        self.accepted.append(job)
+        return job
 
     def follow(self, job_id: str, *, cuts: Random | None = None) -> Follower:
-        self.frames_asked += next(len(job.undisturbed.lines) for job in self.accepted if job.id == job_id)
         follower = Follower(self.cluster.url, job_id, self.heard, self.errors, cuts=cuts)
         self.followers.append(follower)
         follower.start()
@@ -95,6 +98,12 @@ class Trial:
 
     def new_key(self) -> str:
         return str(UUID(int=self.random.getrandbits(128)))
+
+    @contextmanager
+    def http(self) -> Iterator[httpx.Client]:
+        """For calls whose refusal is what is looked at; the checker looks at its form."""
+        with recorded_http(self.cluster.url, self.errors) as http:
+            yield http
 
     def insist(self, method: str, path: str, **request: Any) -> dict[str, Any]:
         """Ask until it is answered 2xx, as long as the refusals are retryable; the answer."""
@@ -174,7 +183,7 @@ def _evidence_of(trial: Trial, prober: Prober) -> Evidence:
         accepted=tuple(trial.accepted),
         told=trial.told(),
         streams=tuple(follower.stream for follower in trial.followers),
-        rows=gather_rows(cluster.database_url),
+        rows=gather_rows(cluster.open_to_read()),
         files=gather_files(
             cluster.seen_data_dir, temporary_dir=cluster.temporary_dir, regions=cluster.former_regions()
         ),

@@ -280,6 +280,9 @@ DOCTORED: Final[dict[str, dict[str, Doctor]]] = {
             e, durable()[0], replace(durable()[1], body=state("cancelling")), *durable()[2:]
         ),
         "a follower hears what it had seen": lambda e: with_heard(e, *durable(), after_id=3),
+        "an end that was none": lambda e: with_told(
+            with_heard(e, *durable()), replay=(*durable()[:5], replace(durable()[5], id=7))
+        ),
         "no end in the database": lambda e: without_row(e, "events", 5),
     },
     "I8": {
@@ -347,13 +350,15 @@ def test_a_server_that_is_down_need_not_answer() -> None:
     assert complaints_about(replace(honest(), truths=truths, probes=(probe("/healthz", 20.0, None),))) == []
 
 
-def test_a_retry_takes_the_end_before_it_back() -> None:
+@pytest.mark.parametrize("leaves_at_first_end", [False, True])
+def test_a_retry_takes_the_end_before_it_back(leaves_at_first_end: bool) -> None:
     failed = [state("failed"), state("queued", 2), state("running", 2), state("succeeded", 2)]
     later = [ToldEvent(kind="state", id=number, body=body) for number, body in zip((5, 7, 8, 9), failed, strict=True)]
     end = replace(durable()[-1], id=10)
     first_end = ToldEvent(kind="done", id=6, body={**DONE, "state": "failed"})
     evidence = with_told(honest(), replay=(*durable()[:4], *later, end))
-    evidence = with_heard(evidence, *durable()[:4], later[0], first_end, *later[1:], end)
+    after_first_end = () if leaves_at_first_end else (*later[1:], end)
+    evidence = with_heard(evidence, *durable()[:4], later[0], first_end, *after_first_end)
     rows = [{"id": event.id, "kind": "state", "job_id": JOB, "run_id": None, "body": event.body} for event in later]
     rows = [*event_rows()[:4], *rows, {"id": 10, "kind": "done", "job_id": JOB, "run_id": None, "body": DONE}]
     evidence = replace(evidence, rows=replace(evidence.rows, events=rows))

@@ -9,6 +9,7 @@ from orchestrator.core.states import IndexState, JobState
 from orchestrator.core.types import Sampling
 from orchestrator.errors import (
     ClassUnknownError,
+    DecoderUnavailableError,
     ModelNotFoundError,
     RequestInvalidError,
     ThresholdNotStoredError,
@@ -17,6 +18,7 @@ from orchestrator.errors import (
 )
 from orchestrator.jobs import parse_model
 from orchestrator.testing.fake_reader import GeneratedVideo
+from orchestrator.videos import MAX_INDEX_STRIKES
 from tests.support.process import Process
 
 
@@ -84,6 +86,18 @@ async def test_a_file_that_kills_its_indexer_holds_nobody_else_up() -> None:
     assert failed.index_state is IndexState.FAILED
     assert failed.index_failure is not None
     assert failed.index_failure.code == "decoder_crashed"
+
+
+async def test_a_lack_of_decoders_is_no_strike_against_a_video() -> None:
+    process = Process()
+    video_id = await process.upload_deadly()
+    process.reader.deadly_paths.clear()
+    process.reader.lacks = MAX_INDEX_STRIKES
+    for _ in range(MAX_INDEX_STRIKES):
+        with pytest.raises(DecoderUnavailableError):
+            await process.videos.index_next()
+    assert await process.videos.index_next()
+    assert (await process.videos.get(video_id)).index_state is IndexState.READY
 
 
 async def test_a_torn_index_fails_its_own_run_and_no_other() -> None:

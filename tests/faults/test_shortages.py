@@ -1,0 +1,46 @@
+"""A server that may open no more files for a while."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import psutil
+import pytest
+
+from tests.faults.conftest import OpenTrial
+from tests.faults.topology import PLAIN, Role
+from tests.faults.works import ALL_FRAMES, EVERY_OTHER, EVERY_THIRD, SHORT
+
+pytestmark = [pytest.mark.needs("triton"), pytest.mark.timeout(180)]
+
+# A decoder takes up to five descriptors; each call that needs one is to miss its own.
+MOST_SPARE: Final = 6
+LACK_S: Final = 1.0
+
+
+@contextmanager
+def spare_descriptors(pid: int, count: int) -> Iterator[int]:
+    """The program may open only about so many more; the number that it has."""
+    limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    used = psutil.Process(pid).num_fds()
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + count, limits[1]))
+    try:
+        yield used
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+
+
+def test_a_lack_of_descriptors_delays_jobs_and_fails_none(trial_on: OpenTrial, seed: int) -> None:
+    with trial_on(PLAIN, seed) as trial:
+        fault = trial.faults.plan("no more descriptors")
+        pid = trial.cluster.pids(Role.API)[0]
+        works = [ALL_FRAMES, EVERY_OTHER, EVERY_THIRD, SHORT]
+        for spare in range(MOST_SPARE + 1):
+            if works:
+                trial.submit(works.pop())
+            with spare_descriptors(pid, spare) as used:
+                trial.pass_time(LACK_S)
+                fault.fired(f"{spare} beside {used}")
