@@ -153,7 +153,8 @@ class RunStore(Protocol):
 
         The fairest has the smallest virtual time; leasing adds the segment's frames over its weight, the highest
         priority of its RUNNING jobs. after: the run and segment just ended, whose decoder is still open; within
-        the chosen run the one after it is preferred. avoid: runs to leave aside. Expired leases count as open.
+        the chosen run the one after it is preferred; then segments with an expired lease come first, then open ones.
+        avoid: runs to leave aside.
         """
 
     async def has_free_segment(self, *, now: datetime) -> bool:

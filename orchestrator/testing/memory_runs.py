@@ -72,7 +72,8 @@ class MemoryRunStore:
             if free:
                 next_one = after[1] + 1 if after is not None and after[0] == contender.run_id else None
                 preferred = [segment for segment in free if segment.plan.number == next_one]
-                return self._lease(contender, (preferred or free)[0], until=until)
+                expired = [segment for segment in free if segment.state is SegmentState.LEASED]
+                return self._lease(contender, (preferred or expired or free)[0], until=until)
         return None
 
     async def has_free_segment(self, *, now: datetime) -> bool:

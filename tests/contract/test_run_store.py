@@ -148,6 +148,22 @@ async def test_an_expired_lease_counts_as_open_and_as_a_strike(scenario: Scenari
     assert await scenario.lease() is None
 
 
+async def test_segments_of_workers_that_are_gone_come_before_those_that_nobody_had(scenario: Scenario) -> None:
+    await scenario.start(segments=6)
+    ended, lost = await scenario.lease_one(), await scenario.lease_one()
+    assert (ended.plan.number, lost.plan.number) == (0, 1)
+    await scenario.commit(ended)
+    scenario.later(LEASE.total_seconds())
+    assert [(await scenario.lease_one()).plan.number for _ in range(2)] == [1, 2]
+    scenario.later(LEASE.total_seconds() - 1)
+    third = await scenario.lease_one()
+    assert third.plan.number == 3
+    scenario.later(1)
+    # The one after it is free, and its decoder stands there.
+    assert (await scenario.lease_one(after=third)).plan.number == 4
+    assert [(await scenario.lease_one()).plan.number for _ in range(3)] == [1, 2, 5]
+
+
 async def test_a_renewed_lease_lasts_longer(scenario: Scenario, stores: Stores) -> None:
     await scenario.start(segments=1)
     leased = await scenario.lease_one()
