@@ -163,6 +163,27 @@ class Cluster:
         os.kill(self.running[name].pid, signal.SIGCONT)
         self.note(name, is_up=True)
 
+    @property
+    def triton(self) -> TritonProgram:
+        """The one that is no program of ours."""
+        assert self.around.triton is not None, f"{self.topology.name} starts its own"
+        return self.around.triton
+
+    def kill_triton(self) -> int:
+        """The pid it had."""
+        pid = self.triton.kill()
+        self.note(Role.TRITON, is_up=False)
+        return pid
+
+    def stop_triton(self) -> None:
+        self.triton.stop()
+        self.note(Role.TRITON, is_up=False)
+
+    def start_triton(self, *, serves: bool = True) -> None:
+        """serves: whether it will have a model."""
+        self.triton.start()
+        self.note(Role.TRITON, is_up=serves)
+
     def pids(self, role: Role) -> list[int]:
         """Processes of a role, alive just now."""
         own = [each.pid for each in self.running.values()]

@@ -13,18 +13,17 @@ import pytest
 
 from tests.faults.cluster import Surroundings, open_cluster
 from tests.faults.seeds import SEED, SEEDS, first_seed, seed_count, sweep_step
+from tests.faults.served_models import write_repository
 from tests.faults.topology import PLAIN, Topology
 from tests.faults.trial import Trial, open_trial
 from tests.faults.works import USUAL, QuietServer
 from tests.support.faulty_triton import FaultyTriton, faulty_triton
-from tests.support.needs import ROOT
 from tests.support.postgres import PostgresServer, postgres, postgres_of_session
 from tests.support.private_mounts import PrivateMounts
 from tests.support.triton_program import TritonProgram, triton_program
 
 __all__ = ["postgres", "postgres_of_session"]
 
-MODEL_REPOSITORY: Final = ROOT / "model_repository"
 FIRST_SEED: Final = first_seed(os.environ)
 SEED_COUNT: Final = seed_count(os.environ)
 
@@ -57,16 +56,21 @@ def sweep() -> Callable[[], Iterator[int]]:
 
 
 @pytest.fixture(scope="session")
-def shared_triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonProgram]:
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_repository(tmp_path_factory.mktemp("models") / "repository")
+
+
+@pytest.fixture(scope="session")
+def shared_triton(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonProgram]:
     """For scenarios that do not hurt it."""
-    with triton_program(MODEL_REPOSITORY, tmp_path_factory.mktemp("triton")) as triton:
+    with triton_program(repository, tmp_path_factory.mktemp("triton")) as triton:
         yield triton
 
 
 @pytest.fixture
-def own_triton(tmp_path: Path) -> Iterator[TritonProgram]:
+def own_triton(repository: Path, tmp_path: Path) -> Iterator[TritonProgram]:
     """To be killed, paused and replaced."""
-    with triton_program(MODEL_REPOSITORY, tmp_path / "triton") as triton:
+    with triton_program(repository, tmp_path / "triton") as triton:
         yield triton
 
 
@@ -78,10 +82,12 @@ def faulty(shared_triton: TritonProgram) -> Iterator[FaultyTriton]:
 
 
 @pytest.fixture(scope="session")
-def quiet(shared_triton: TritonProgram, tmp_path_factory: pytest.TempPathFactory) -> Iterator[QuietServer]:
+def quiet(
+    shared_triton: TritonProgram, repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[QuietServer]:
     around = Surroundings(triton=shared_triton)
     folder = tmp_path_factory.mktemp("quiet")
-    with open_cluster(PLAIN, folder, model_repository=MODEL_REPOSITORY, around=around) as cluster:
+    with open_cluster(PLAIN, folder, model_repository=repository, around=around) as cluster:
         quiet = QuietServer(cluster.url)
         for work in USUAL:
             quiet.undisturbed(work)
@@ -90,7 +96,7 @@ def quiet(shared_triton: TritonProgram, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture
 def trial_on(
-    quiet: QuietServer, request: pytest.FixtureRequest, tmp_path: Path
+    quiet: QuietServer, repository: Path, request: pytest.FixtureRequest, tmp_path: Path
 ) -> Callable[..., AbstractContextManager[Trial]]:
     """Opens a trial on a fresh cluster. triton: else the shared one. triton_url: of a proxy in front of it."""
 
@@ -109,7 +115,7 @@ def trial_on(
         around = Surroundings(triton=triton or shared, triton_url=triton_url, postgres=postgres, mounts=mounts)
         folder = tmp_path / topology.name
         with (
-            open_cluster(topology, folder, model_repository=MODEL_REPOSITORY, around=around, **settings) as cluster,
+            open_cluster(topology, folder, model_repository=repository, around=around, **settings) as cluster,
             open_trial(cluster, quiet, seed) as trial,
         ):
             yield trial

@@ -23,6 +23,7 @@ OWN_FILES: Final = ("trireel.db", "lock", "logs/")
 # ONNX Runtime makes it in the model's process, under the same name each time.
 OTHERS_TEMPORARY: Final = frozenset({".ses"})
 NOT_FOUND: Final = 404
+PAGE: Final = 100
 
 
 async def gather_job(http: httpx.AsyncClient, job_id: str) -> ToldJob:
@@ -43,6 +44,19 @@ async def gather_job(http: httpx.AsyncClient, job_id: str) -> ToldJob:
     last_id = max((each.id for each in replay if each.id is not None), default=0)
     after_end = await http.get(f"/v1/jobs/{job_id}/events", params={"last_event_id": last_id})
     return ToldJob(answer=job, lines=lines, replay=replay, status_after_end=after_end.status_code)
+
+
+async def gather_list(http: httpx.AsyncClient) -> dict[str, ToldJob]:
+    """How every job ended, from the list of them."""
+    told: dict[str, ToldJob] = {}
+    cursor: str | None = None
+    while cursor is not None or not told:
+        page = await http.get("/v1/jobs", params={"limit": PAGE} | ({"cursor": cursor} if cursor else {}))
+        items, cursor = page.raise_for_status().json()["items"], page.json()["next_cursor"]
+        told |= {job["id"]: ToldJob(answer=job, is_whole=False) for job in items}
+        if not items:
+            break
+    return told
 
 
 def told_in(stream: bytes) -> tuple[ToldEvent, ...]:

@@ -5,6 +5,7 @@ There are no webhooks yet; I7 is what the streams owe: every end told once, in o
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
@@ -22,10 +23,10 @@ def untold_events(evidence: Evidence) -> Iterator[str]:
     for stream in evidence.streams:
         told = evidence.told[stream.job_id]
         yield from (f"follower of {stream.job_id}: {complaint}" for complaint in _bad_stream(stream, told))
+    ends = Counter(row["job_id"] for row in evidence.rows.events if row["kind"] == "done")
     for row in evidence.rows.jobs:
-        ends = [each for each in evidence.rows.events if each["job_id"] == row["id"] and each["kind"] == "done"]
-        if row["state"] in TERMINAL and len(ends) != 1:
-            yield f"{row['id']} is {row['state']} and has {len(ends)} done events"
+        if row["state"] in TERMINAL and ends[row["id"]] != 1:
+            yield f"{row['id']} is {row['state']} and has {ends[row['id']]} done events"
 
 
 def _bad_replay(told: ToldJob) -> Iterator[str]:
@@ -90,13 +91,12 @@ def progress_going_back(evidence: Evidence) -> Iterator[str]:
         for connection in stream.connections:
             yield from (f"{stream.job_id}: {complaint}" for complaint in _falling_progress(connection.events))
         yield from (f"{stream.job_id}: {complaint}" for complaint in _falling_commits(stream.events))
+    states: defaultdict[str, list[Fields]] = defaultdict(list)
+    for event in sorted(evidence.rows.events, key=lambda event: event["id"]):
+        if event["kind"] == "state":
+            states[event["job_id"]].append(event["body"])
     for row in evidence.rows.jobs:
-        states = [
-            event["body"]
-            for event in sorted(evidence.rows.events, key=lambda event: event["id"])
-            if event["job_id"] == row["id"] and event["kind"] == "state"
-        ]
-        yield from (f"{row['id']}: {complaint}" for complaint in _impossible_walk(states, row))
+        yield from (f"{row['id']}: {complaint}" for complaint in _impossible_walk(states[row["id"]], row))
 
 
 def _falling_progress(events: Sequence[ToldEvent]) -> Iterator[str]:

@@ -66,13 +66,9 @@ class Striker:
         return f"postgresql ({pid})"
 
     def _kill_triton(self) -> str:
-        triton = self.cluster.around.triton
-        assert triton is not None
-        pid = triton.kill()
-        self.cluster.note(Role.TRITON, is_up=False)
+        pid = self.cluster.kill_triton()
         self._stay_away()
-        triton.start()
-        self.cluster.note(Role.TRITON, is_up=True)
+        self.cluster.start_triton()
         return f"triton ({pid})"
 
     def _kill_process(self, role: Role) -> str:

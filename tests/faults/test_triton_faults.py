@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2
 
-from tests.faults.conftest import MODEL_REPOSITORY, OpenTrial
+from tests.faults.conftest import OpenTrial
 from tests.faults.evidence import FAILED, SUCCEEDED
+from tests.faults.served_models import DEMO
 from tests.faults.topology import PLAIN, Role
 from tests.faults.trial import Trial
-from tests.faults.works import ALL_FRAMES, EVERY_OTHER, MODEL, QuietServer, Work
+from tests.faults.works import ALL_FRAMES, EVERY_OTHER, QuietServer, part_of_clip
 from tests.support.faulty_triton import INFER, FaultyTriton, Spoiling
 from tests.support.triton_program import TritonProgram
 
@@ -47,12 +48,10 @@ def test_jobs_wait_for_a_triton_that_is_away(
         fault = trial.faults.plan(f"no Triton for {away_s:.0f} s")
         job_ids = [trial.submit(work) for work in (ALL_FRAMES, EVERY_OTHER)]
         trial.wait_for_share(trial.random.uniform(0.1, 0.6))
-        own_triton.stop()
-        trial.cluster.note(Role.TRITON, is_up=False)
+        trial.cluster.stop_triton()
         trial.pass_time(away_s)
         assert [trial.insist("GET", f"/v1/jobs/{job_id}")["state"] for job_id in job_ids][-1] == "running"
-        own_triton.start()
-        trial.cluster.note(Role.TRITON, is_up=True)
+        trial.cluster.start_triton()
         fault.fired(own_triton.grpc_url)
 
 
@@ -64,13 +63,11 @@ def test_a_server_starts_and_keeps_its_jobs_without_a_triton(
         job_id = trial.submit(ALL_FRAMES)
         trial.wait_for_share(trial.random.uniform(0.1, 0.6))
         trial.cluster.kill(Role.API)
-        own_triton.stop()
-        trial.cluster.note(Role.TRITON, is_up=False)
+        trial.cluster.stop_triton()
         trial.cluster.start(Role.API, is_ready=False)
         wait_for_reason(trial, job_id, frozenset({"triton_unavailable"}))
         trial.pass_time(AWAY_S)
-        own_triton.start()
-        trial.cluster.note(Role.TRITON, is_up=True)
+        trial.cluster.start_triton()
         fault.fired(own_triton.grpc_url)
 
 
@@ -96,11 +93,6 @@ def test_a_triton_slower_than_its_deadline_is_asked_again(trial_on: OpenTrial, f
         trial.wait_until(lambda: faulty.spoilt[INFER] >= 2 * REFUSALS, what="requests were asked again")
         faulty.spoil(None)
         fault.fired(f"{faulty.spoilt[INFER]} requests")
-
-
-def part_of_clip(number: int) -> Work:
-    """A run of its own: two seconds of the clip."""
-    return Work(start_s=0.5 * number, end_s=0.5 * number + 2.0)
 
 
 PASSING: Final = (
@@ -243,15 +235,15 @@ def test_nonsense_fails_a_job_and_is_never_stored(
 
 
 @pytest.fixture
-def other_repository(tmp_path: Path) -> Iterator[Path]:
+def other_repository(repository: Path, tmp_path: Path) -> Iterator[Path]:
     """The same name and version, and another network: its description says so."""
-    repository = tmp_path / "other_repository"
-    shutil.copytree(MODEL_REPOSITORY / MODEL, repository / MODEL)
-    for config in (repository / MODEL).rglob("*.pbtxt"):
+    other = tmp_path / "other_repository"
+    shutil.copytree(repository / DEMO, other / DEMO)
+    for config in (other / DEMO).rglob("*.pbtxt"):
         text, count = re.subn(r'\\"digest\\":\\"[0-9a-f]{64}', rf'\\"digest\\":\\"{"f" * 64}', config.read_text())
         assert count == 1
         config.write_text(text)
-    return repository
+    return other
 
 
 @pytest.mark.parametrize("code", ["model_changed", "model_not_found"])
@@ -259,22 +251,23 @@ def test_a_job_ends_when_its_model_does_and_goes_on_when_it_is_back(
     trial_on: OpenTrial, own_triton: TritonProgram, other_repository: Path, tmp_path: Path, seed: int, code: str
 ) -> None:
     if code == "model_not_found":
-        shutil.rmtree(other_repository / MODEL)
+        shutil.rmtree(other_repository / DEMO)
     with trial_on(PLAIN, seed, triton=own_triton) as trial:
         fault = trial.faults.plan("Triton starts again with another model")
         job_id = trial.submit(ALL_FRAMES)
         trial.wait_for_share(trial.random.uniform(0.1, 0.5))
-        own_triton.kill()
+        served = own_triton.repository
+        trial.cluster.kill_triton()
         own_triton.repository = other_repository
-        own_triton.start()
+        trial.cluster.start_triton(serves=code == "model_changed")
         wait_for_failure(trial, job_id, code)
         fault.fired(own_triton.repository)
-        own_triton.stop()
-        own_triton.repository = MODEL_REPOSITORY
-        own_triton.start()
+        trial.cluster.stop_triton()
+        own_triton.repository = served
+        trial.cluster.start_triton()
         trial.wait_until(lambda: has_model(trial), what="the model is served again")
         retry(trial, job_id)
 
 
 def has_model(trial: Trial) -> bool:
-    return any(model["name"] == MODEL for model in trial.insist("GET", "/v1/models")["items"])
+    return any(model["name"] == DEMO for model in trial.insist("GET", "/v1/models")["items"])

@@ -11,11 +11,11 @@ import httpx
 
 from tests.faults.evidence import SUCCEEDED, Undisturbed
 from tests.faults.gathering import gather_job
+from tests.faults.served_models import DEMO
 from tests.support.needs import ROOT
 
 # 250 frames of 640x360 with moving shapes, of which the demo model finds six a frame.
 CLIP: Final = ROOT / "export" / "demo" / "clip.mp4"
-MODEL: Final = "demo_shapes"
 DONE_S: Final = 60.0
 
 
@@ -24,7 +24,7 @@ class Work:
     """A request for detections in `video`. priority, timeout_s: None is the server's default."""
 
     video: Path = CLIP
-    model: str = MODEL
+    model: str = DEMO
     every_nth: int = 1
     start_s: float | None = None
     end_s: float | None = None
@@ -44,6 +44,11 @@ EVERY_THIRD: Final = Work(every_nth=3)
 SHORT: Final = Work(every_nth=2, end_s=2.0)
 # What most scenarios ask for, made before the first of them, so that nothing of it runs beside a fault.
 USUAL: Final = (ALL_FRAMES, EVERY_OTHER, EVERY_THIRD, SHORT)
+
+
+def part_of_clip(number: int, *, length_s: float = 2.0) -> Work:
+    """A run of its own for each number: a stretch of the clip."""
+    return Work(start_s=0.25 * number, end_s=0.25 * number + length_s)
 
 
 @dataclass(slots=True)
