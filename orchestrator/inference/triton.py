@@ -90,7 +90,7 @@ async def open_triton(
             urls = (embedded.grpc_url,)
         endpoints = []
         for url in urls:
-            connection = await stack.enter_async_context(open_connection(url, calls=calls))
+            connection = await stack.enter_async_context(open_connection(url, calls=calls if embedded else None))
             endpoints.append(
                 Endpoint(
                     connection,

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.needs("triton")
 @pytest.fixture
 def triton(tmp_path: Path) -> TritonSettings:
     settings = load_settings(os.environ)
-    return dataclasses.replace(settings.triton, url=None, model_repository=tmp_path / "models")
+    return dataclasses.replace(settings.triton, urls=(), model_repository=tmp_path / "models")
 
 
 def spec_for(weights: Path, triton: TritonSettings, name: str) -> ExportSpec:
