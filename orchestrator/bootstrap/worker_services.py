@@ -48,10 +48,13 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerServices]:
         )
     takers = settings.work.decoders
     async with AsyncExitStack() as stack:
-        # The data directory is everybody's; what an embedded Triton writes is this worker's own.
-        log_dir = stack.enter_context(TemporaryDirectory(prefix="trireel-worker-", ignore_cleanup_errors=True))
+        triton_log_dir = settings.storage.data_dir / "logs"
+        if not settings.triton.urls:
+            # The data directory is everybody's; what an embedded Triton writes is this worker's own.
+            folder = TemporaryDirectory(prefix="trireel-worker-", ignore_cleanup_errors=True)
+            triton_log_dir = Path(stack.enter_context(folder))
         foundation = await stack.enter_async_context(
-            open_foundation(settings, takers=takers, triton_log_dir=Path(log_dir))
+            open_foundation(settings, takers=takers, triton_log_dir=triton_log_dir)
         )
         metrics_port = stack.enter_context(
             serving_metrics(foundation.metrics, settings.http.host, settings.work.metrics_port)

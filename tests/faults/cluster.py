@@ -23,6 +23,8 @@ from tests.support.needs import ROOT
 from tests.support.postgres import PostgresServer
 from tests.support.private_mounts import PrivateMounts
 from tests.support.programs import LOOPBACK, Program, free_ports, running
+from tests.support.redis import RedisServer
+from tests.support.stack import is_answered
 from tests.support.triton_program import TritonProgram
 
 START_TIMEOUT_S: Final = 60.0
@@ -41,6 +43,7 @@ class Surroundings:
     triton: TritonProgram | None = None
     triton_url: str | None = None
     postgres: PostgresServer | None = None
+    redis: RedisServer | None = None
     mounts: PrivateMounts | None = None
 
 
@@ -74,7 +77,7 @@ class Cluster:
     _before: dict[str, Footprint] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._ports = free_ports(self.topology.apis)
+        self._ports = free_ports(len(self.program_names))
         self.note(Role.TRITON, is_up=True)
         if self.topology.has_postgresql:
             self.note(Role.POSTGRESQL, is_up=True)
@@ -112,6 +115,10 @@ class Cluster:
     def url_of(self, number: int) -> str:
         return f"http://{LOOPBACK}:{self._ports[number]}"
 
+    def _port_of(self, name: str) -> int:
+        """Of an API's answers, and of a worker's metrics."""
+        return self._ports[self.program_names.index(name)]
+
     @property
     def program_names(self) -> list[str]:
         return [*self.api_names, *self.worker_names]
@@ -133,6 +140,9 @@ class Cluster:
                 lambda: _answers(url, is_ready=is_ready), timeout_s=START_TIMEOUT_S, what="ready"
             )
             self.note(name, is_up=True)
+        else:
+            metrics_url = f"http://{LOOPBACK}:{self._port_of(name)}/metrics"
+            running.program.wait_until(lambda: is_answered(metrics_url), timeout_s=START_TIMEOUT_S, what="at work")
 
     def start_in_vain(self, name: str) -> tuple[int, str]:
         """Start a program that is to refuse; its exit code and what it wrote."""
@@ -192,6 +202,8 @@ class Cluster:
                 return [self.running[name].pid for name in self.api_names if name in self.running]
             case Role.WORKER:
                 return [self.running[name].pid for name in self.worker_names if name in self.running]
+            case Role.LISTENER:
+                return [pid for program in own for pid in process_tree.listeners(program)]
             case Role.DECODER:
                 return [pid for program in own for pid in process_tree.decoders(program)]
             case Role.DECODER_PARENT:
@@ -296,10 +308,11 @@ class Cluster:
             "TRITON_ENV": os.environ.get("TRIREEL_TRITON_ENV", str(ROOT / ".venv-triton")),
             **SMALL_SEGMENTS,
         }
-        if name in self.api_names:
-            own["PORT"] = str(self._ports[self.api_names.index(name)])
+        own["PORT" if name in self.api_names else "METRICS_PORT"] = str(self._port_of(name))
         if self.around.postgres is not None:
             own["DATABASE_URL"] = self.around.postgres.url()
+        if self.around.redis is not None:
+            own["REDIS_URL"] = self.around.redis.url()
         if not self.topology.has_own_triton:
             triton = self.around.triton
             own["TRITON_URL"] = self.around.triton_url or (triton.grpc_url if triton else "")

@@ -20,9 +20,10 @@ from tests.faults.works import USUAL, QuietServer
 from tests.support.faulty_triton import FaultyTriton, faulty_triton
 from tests.support.postgres import PostgresServer, postgres, postgres_of_session
 from tests.support.private_mounts import PrivateMounts
+from tests.support.redis import RedisServer, redis, redis_of_session
 from tests.support.triton_program import TritonProgram, triton_program
 
-__all__ = ["postgres", "postgres_of_session"]
+__all__ = ["postgres", "postgres_of_session", "redis", "redis_of_session"]
 
 FIRST_SEED: Final = first_seed(os.environ)
 SEED_COUNT: Final = seed_count(os.environ)
@@ -112,7 +113,10 @@ def trial_on(
     ) -> Iterator[Trial]:
         shared = None if topology.has_own_triton else request.getfixturevalue("shared_triton")
         postgres: PostgresServer | None = request.getfixturevalue("postgres") if topology.has_postgresql else None
-        around = Surroundings(triton=triton or shared, triton_url=triton_url, postgres=postgres, mounts=mounts)
+        redis: RedisServer | None = request.getfixturevalue("redis") if topology.has_redis else None
+        around = Surroundings(
+            triton=triton or shared, triton_url=triton_url, postgres=postgres, redis=redis, mounts=mounts
+        )
         folder = tmp_path / topology.name
         with (
             open_cluster(topology, folder, model_repository=repository, around=around, **settings) as cluster,

@@ -19,7 +19,7 @@ from tests.faults.evidence import SUCCEEDED, Fields, Files, Rows, ToldEvent, Tol
 from tests.faults.recorded_http import canonical_lines
 
 # Beside these a data directory holds videos, results and half uploads only.
-OWN_FILES: Final = ("trireel.db", "lock", "logs/")
+OWN_FILES: Final = ("trireel.db", "lock", "identity", "logs/")
 # ONNX Runtime makes it in the model's process, under the same name each time.
 OTHERS_TEMPORARY: Final = frozenset({".ses"})
 NOT_FOUND: Final = 404

@@ -10,6 +10,7 @@ import psutil
 
 DECODER_PARENT = "orchestrator.video.decoder_parent"
 TRITON_SERVER = "tritonserver"
+LISTENER = "orchestrator.worker.listener"
 MODEL_STUB = "triton_python_backend_stub"
 
 
@@ -20,6 +21,11 @@ def decoder_parents(program_pid: int) -> list[int]:
 
 def decoders(program_pid: int) -> list[int]:
     return [child.pid for parent in decoder_parents(program_pid) for child in _children(parent)]
+
+
+def listeners(program_pid: int) -> list[int]:
+    """The Celery programs that hear the doorbell for a worker."""
+    return [child.pid for child in _children(program_pid) if LISTENER in _command(child)]
 
 
 def tritons(program_pid: int) -> list[int]:

@@ -41,6 +41,8 @@ class Striker:
                 return self._kill_program(role)
             case Role.POSTGRESQL:
                 return self._kill_postgresql()
+            case Role.REDIS:
+                return self._kill_redis()
             case Role.TRITON if not self.cluster.topology.has_own_triton:
                 return self._kill_triton()
             case _:
@@ -64,6 +66,15 @@ class Striker:
         postgres.start()
         self.cluster.note(Role.POSTGRESQL, is_up=True)
         return f"postgresql ({pid})"
+
+    def _kill_redis(self) -> str:
+        redis = self.cluster.around.redis
+        assert redis is not None
+        pid = redis.pid
+        redis.crash()
+        self._stay_away()
+        redis.start()
+        return f"redis ({pid})"
 
     def _kill_triton(self) -> str:
         pid = self.cluster.kill_triton()

@@ -9,7 +9,7 @@ import pytest
 
 from tests.faults.conftest import OpenTrial
 from tests.faults.striking import Striker
-from tests.faults.topology import EMBEDDED, EMBEDDED_ON_POSTGRESQL, Role, Topology
+from tests.faults.topology import EMBEDDED, EMBEDDED_ON_POSTGRESQL, SCALED, Role, Topology
 from tests.faults.works import ALL_FRAMES, EVERY_OTHER, EVERY_THIRD, SHORT
 
 pytestmark = pytest.mark.timeout(180)
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(180)
 KILLS: Final = 2
 LATEST_SHARE: Final = 0.8
 LONGEST_JITTER_S: Final = 0.05
-TOPOLOGIES: Final = (EMBEDDED, EMBEDDED_ON_POSTGRESQL)
+TOPOLOGIES: Final = (EMBEDDED, EMBEDDED_ON_POSTGRESQL, SCALED)
 # A segment that could not be handed back, since the database was away, waits for the end of its lease.
 LEASE_S: Final = "5"
 

@@ -14,6 +14,7 @@ class Role(StrEnum):
 
     API = "api"
     WORKER = "worker"
+    LISTENER = "listener"
     DECODER = "decoder"
     DECODER_PARENT = "decoder parent"
     TRITON = "triton"
@@ -41,6 +42,7 @@ class Topology:
         """Everything of it that can be killed."""
         roles = [Role.API, Role.DECODER, Role.DECODER_PARENT, Role.TRITON]
         roles += [Role.WORKER] if self.workers else []
+        roles += [Role.LISTENER] if self.workers and self.has_redis else []
         # Nothing that we run would start the stub of somebody else's Triton again.
         roles += [Role.MODEL_STUB] if self.has_own_triton else []
         roles += [Role.POSTGRESQL] if self.has_postgresql else []
@@ -67,3 +69,5 @@ EMBEDDED_ON_POSTGRESQL: Final = Topology(name="postgresql", has_postgresql=True)
 TWO_SERVERS: Final = Topology(name="two_servers", apis=2, has_postgresql=True)
 # SQLite and a Triton that the test can take away: where a fault is about neither.
 PLAIN: Final = Topology(name="plain")
+# An API that leaves the work to others, as on many machines.
+SCALED: Final = Topology(name="scaled", workers=2, has_postgresql=True, has_redis=True)
