@@ -151,13 +151,13 @@ async def infer_in_order(batches: BatchReader, infer: Infer, keep: Keep, *, max_
 
 
 async def _infer(batch: FrameBatch, model: ServedModel, tools: SegmentTools) -> tuple[Candidates, StageSeconds]:
-    """Infer one batch within the window. Raises ContractError for an answer that can be none."""
+    """Infer one batch within the window."""
     asked_s = tools.monotonic_s()
     async with tools.window.hold(len(batch.stamps)):
         sent_s = tools.monotonic_s()
         answer = await tools.model.infer(model, batch)
     seconds = StageSeconds(waiting=sent_s - asked_s, inferring=tools.monotonic_s() - sent_s)
-    return to_candidates(answer, batch, model), seconds
+    return to_candidates(answer, batch), seconds
 
 
 async def _hold_lease(leased: LeasedSegment, tools: SegmentTools) -> None:

@@ -28,7 +28,6 @@ class RunMeter:
     frames_open: dict[int, int] = field(default_factory=dict)
     _marks: deque[tuple[float, int]] = field(default_factory=deque)
     _frames_seen: int = 0
-    _frames_told: int = 0
 
     def infer(self, segment: int, frames: int, *, now_s: float) -> None:
         """Frames of an open segment were inferred."""
@@ -46,9 +45,7 @@ class RunMeter:
         self.frames_open.pop(segment, None)
 
     def snapshot(self, stage: str) -> Progress:
-        """Never fewer frames than the last snapshot: what is lost with a segment is inferred again, and waited for."""
         done = min(self.frames_committed + sum(self.frames_open.values()), self.frames_total)
-        done = self._frames_told = max(done, self._frames_told)
         fps = self._frames_a_second()
         left = self.frames_total - done
         return Progress(

@@ -28,18 +28,6 @@ def test_frames_of_a_segment_given_up_are_not_done() -> None:
     assert run.snapshot("inferring").frames_done == 0
 
 
-def test_progress_that_was_told_is_not_taken_back() -> None:
-    run = meter()
-    run.commit(0, 8)
-    run.infer(1, 4, now_s=0.0)
-    assert run.snapshot("inferring").frames_done == 12
-    run.give_up(1)
-    assert run.snapshot("inferring").frames_done == 12
-    run.infer(1, 4, now_s=1.0)
-    run.commit(1, 16)
-    assert run.snapshot("inferring").frames_done == 16
-
-
 def test_speed_eta_and_realtime_factor_follow_from_the_marks() -> None:
     run = meter()
     run.infer(0, 10, now_s=0.0)
