@@ -38,17 +38,35 @@ class PostgresServer:
     folder: Path
     port: int
 
-    def url(self, *, port: int | None = None) -> str:
-        """Of the tests' database, in SQLAlchemy's form. port: of a proxy in front of the server."""
-        return f"postgresql+psycopg://postgres@127.0.0.1:{port or self.port}/{DATABASE}"
+    def url(self, *, port: int | None = None, database: str = DATABASE) -> str:
+        """Of the tests' database or another, in SQLAlchemy's form. port: of a proxy in front of the server."""
+        return f"postgresql+psycopg://postgres@127.0.0.1:{port or self.port}/{database}"
 
     def execute(self, sql: str, *, database: str = DATABASE) -> list[tuple[Any, ...]]:
         """As the superuser, outside transactions."""
+        with self._connect(database) as connection, connection.execute(sql.encode()) as cursor:
+            return cursor.fetchall() if cursor.description else []
+
+    def copy_rows(self, table: str, target: str) -> None:
+        """From the tests' database into another one, whose table may lack columns, or be missing."""
+        named = f"SELECT column_name FROM information_schema.columns WHERE table_name = '{table}'"
+        columns = ", ".join(f'"{row[0]}"' for row in self.execute(named, database=target))
+        if not columns:
+            return
+        with (
+            self._connect(DATABASE) as source,
+            self._connect(target) as sink,
+            source.cursor().copy(f"COPY (SELECT {columns} FROM {table}) TO STDOUT".encode()) as rows,
+            sink.cursor().copy(f"COPY {table} ({columns}) FROM STDIN".encode()) as copied,
+        ):
+            for piece in rows:
+                copied.write(piece)
+
+    def _connect(self, database: str) -> Any:
         import psycopg
 
         conninfo = f"host=127.0.0.1 port={self.port} user=postgres dbname={database}"
-        with psycopg.connect(conninfo, autocommit=True) as connection, connection.execute(sql.encode()) as cursor:
-            return cursor.fetchall() if cursor.description else []
+        return psycopg.connect(conninfo, autocommit=True)
 
     def empty(self) -> None:
         """The tests' database, before each that uses it."""
