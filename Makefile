@@ -11,6 +11,9 @@ export PYTHON
 VIDEO ?= export/demo/clip.mp4
 MODEL ?= demo_shapes
 TESTS ?=
+# Where the kills strike: drawn anew and told where SEED is empty; as many sets of moments as SEEDS.
+SEED ?=
+SEEDS ?= 5
 # These share no machine-wide thing, so each core takes a part; the others start Tritons and measure nobody else's load.
 QUICK_TESTS := tests/repository tests/unit tests/contract
 WHOLE_TESTS := tests/integration tests/e2e
@@ -75,6 +78,14 @@ test-unit: $(SERVE) $(DEV) ## the unit tests alone, in ten seconds
 .PHONY: test-export
 test-export: $(TRITON) $(EXPORT) ## the tests of the export; installs PyTorch
 	.venv-export/bin/python -m pytest -q tests/export
+
+.PHONY: faults
+faults: $(SERVE) $(DEV) $(TRITON) ## strike deployments with every fault there is: [SEED=7] [SEEDS=5], half an hour at most
+	FAULTS_SEED=$(SEED) FAULTS_SEEDS=$(SEEDS) .venv/bin/python -m pytest -q tests/faults
+
+.PHONY: faults-quick
+faults-quick: $(SERVE) $(DEV) $(TRITON) ## the part of it that CI does, in five minutes
+	FAULTS_SEED=$(or $(SEED),1) FAULTS_SEEDS=1 FAULTS_STEP=7 .venv/bin/python -m pytest -q -m "not thorough" tests/faults
 
 .PHONY: check
 check: $(SERVE) $(DEV) ## lint, types, import contracts, names and sizes

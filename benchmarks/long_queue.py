@@ -141,6 +141,7 @@ async def timed_services(settings: Settings) -> AsyncIterator[Services]:
             catalogue=catalogue,  # type: ignore[arg-type]  # asked for nothing here
             triton=catalogue,  # type: ignore[arg-type]  # likewise
             job_store=stores.jobs,
+            event_store=stores.events,
         )
 
 

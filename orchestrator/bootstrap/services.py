@@ -6,23 +6,26 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from orchestrator.bootstrap.foundation import Foundation, open_foundation, utc_now
 from orchestrator.core.records import JsonValue
 from orchestrator.core.states import JobState
-from orchestrator.errors import DoorbellError
+from orchestrator.errors import DoorbellError, StorageError
 from orchestrator.following import Following
 from orchestrator.inference.published import load_certificate
 from orchestrator.inference.readiness import EndpointReadiness, TritonReadiness
 from orchestrator.jobs import Jobs
-from orchestrator.ports import JobStore, ModelCatalogue
+from orchestrator.ports import EventStore, JobStore, ModelCatalogue
 from orchestrator.results import Results
 from orchestrator.scheduling.doorbell import Doorbells, RingingWhileWorkWaits
 from orchestrator.scheduling.local import Loop, run_loops
 from orchestrator.settings import Settings
 from orchestrator.telemetry import Metrics
 from orchestrator.videos import Videos
+
+# As long as Triton is given: a monitor waits for both.
+DATABASE_TIMEOUT_S: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,20 +67,34 @@ class Services:
     catalogue: LoadingCatalogue
     triton: TritonProbe
     job_store: JobStore
+    event_store: EventStore
     doorbells: Doorbells | None = None
 
     async def readiness(self) -> Readiness:
-        """Ask Triton and, where there are workers, Redis now; does not fail."""
-        triton, of_workers = await self.triton.readiness(), await self._lacks_of_workers()
+        """Ask Triton, the database and, where there are workers, Redis now; does not fail."""
+        triton, of_database, of_workers = await asyncio.gather(
+            self.triton.readiness(), self._lacks_of_database(), self._lacks_of_workers()
+        )
         return Readiness(
-            is_ready=triton.is_ready,
-            reasons=(*triton.reasons, *of_workers),
+            is_ready=triton.is_ready and not of_database,
+            reasons=(*triton.reasons, *of_database, *of_workers),
             transport=triton.transport,
             transport_reason=triton.transport_reason,
             triton_url=triton.grpc_url,
             triton_metrics_url=triton.metrics_url or "",
             tritons=triton.endpoints,
         )
+
+    async def _lacks_of_database(self) -> tuple[str, ...]:
+        """Without it nothing can be asked, taken or kept."""
+        try:
+            async with asyncio.timeout(DATABASE_TIMEOUT_S):
+                await self.event_store.last_id()
+        except TimeoutError:
+            return (f"the database does not answer within {DATABASE_TIMEOUT_S:g} s",)
+        except StorageError as exc:
+            return (f"the database: {exc}",)
+        return ()
 
     async def _lacks_of_workers(self) -> tuple[str, ...]:
         """What is amiss on the way to workers. Jobs are taken all the same, and wait."""
@@ -131,6 +148,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             catalogue=foundation.triton.catalogue,
             triton=foundation.triton,
             job_store=foundation.stores.jobs,
+            event_store=foundation.stores.events,
             doorbells=foundation.doorbells,
         )
 

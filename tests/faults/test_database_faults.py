@@ -16,7 +16,6 @@ HANG_UPS = 5
 LEASE_S = "5"
 
 
-@pytest.mark.xfail(strict=True, reason="readiness asks Triton only: /readyz answers 200 while PostgreSQL is away (I10)")
 def test_jobs_and_readiness_follow_a_database_that_is_away(trial_on: OpenTrial, seed: int) -> None:
     with trial_on(EMBEDDED_ON_POSTGRESQL, seed, LEASE_S=LEASE_S) as trial:
         fault = trial.faults.plan(f"no PostgreSQL for {AWAY_S:.0f} s")

@@ -18,16 +18,32 @@ pytestmark = pytest.mark.timeout(180)
 KILLS: Final = 2
 LATEST_SHARE: Final = 0.8
 LONGEST_JITTER_S: Final = 0.05
-TOPOLOGIES: Final = (EMBEDDED, EMBEDDED_ON_POSTGRESQL, SCALED)
+# On PostgreSQL with one server what differs is who can be away: the rest is met in the other two.
+STRUCK: Final = {
+    EMBEDDED: EMBEDDED.roles,
+    EMBEDDED_ON_POSTGRESQL: (Role.API, Role.POSTGRESQL),
+    SCALED: SCALED.roles,
+}
+# One of each, where a program is met in the most demanding company.
+QUICK: Final = {
+    EMBEDDED: (Role.API, Role.DECODER, Role.TRITON),
+    SCALED: (Role.API, Role.WORKER, Role.POSTGRESQL, Role.REDIS),
+}
 # A segment that could not be handed back, since the database was away, waits for the end of its lease.
 LEASE_S: Final = "5"
 
 
+def marks_of(topology: Topology, role: Role) -> list[pytest.MarkDecorator]:
+    return [*topology.marks, *([] if role in QUICK.get(topology, ()) else [pytest.mark.thorough])]
+
+
 def victims() -> list[Any]:
     return [
-        pytest.param(topology, role, marks=topology.marks, id=f"{role.value.replace(' ', '_')}-{topology.name}")
-        for topology in TOPOLOGIES
-        for role in topology.roles
+        pytest.param(
+            topology, role, marks=marks_of(topology, role), id=f"{role.value.replace(' ', '_')}-{topology.name}"
+        )
+        for topology, roles in STRUCK.items()
+        for role in roles
     ]
 
 

@@ -13,12 +13,14 @@ from tests.faults.cluster import Cluster
 from tests.faults.conftest import OpenTrial
 from tests.faults.gathering import gather_rows
 from tests.faults.process_tree import decoders
-from tests.faults.topology import PLAIN, TWO_SERVERS, Role
+from tests.faults.topology import PLAIN, SCALED, TWO_SERVERS, Role, Topology
 from tests.faults.works import ALL_FRAMES, EVERY_OTHER, EVERY_THIRD
 from tests.support.faulty_triton import INFER, FaultyTriton, Spoiling
 
 pytestmark = [pytest.mark.needs("triton"), pytest.mark.timeout(180)]
 
+# Several programs take segments of one database.
+SHARED: Final = (TWO_SERVERS, SCALED)
 LEASE_S: Final = 2
 FOLLOWERS: Final = 10
 # The issue's own bound for a stop while clients follow.
@@ -28,15 +30,17 @@ SLOW_S: Final = 0.2
 BOUNCED: Final = "segment lost to another attempt"
 
 
-@pytest.mark.needs("postgresql")
-def test_late_commits_of_a_server_that_stood_still_bounce(trial_on: OpenTrial, faulty: FaultyTriton, seed: int) -> None:
+@pytest.mark.parametrize("topology", [pytest.param(each, marks=each.marks, id=each.name) for each in SHARED])
+def test_late_commits_of_a_program_that_stood_still_bounce(
+    trial_on: OpenTrial, faulty: FaultyTriton, topology: Topology, seed: int
+) -> None:
     # With a batch that takes a while, whoever decodes holds leases at any moment.
     faulty.spoil_all(INFER, Spoiling(delay_s=SLOW_S))
-    with trial_on(TWO_SERVERS, seed, triton_url=faulty.grpc_url, LEASE_S=str(LEASE_S)) as trial:
+    with trial_on(topology, seed, triton_url=faulty.grpc_url, LEASE_S=str(LEASE_S)) as trial:
         fault = trial.faults.plan("SIGSTOP for twice the lease, and a commit that comes too late")
         for work in (ALL_FRAMES, EVERY_OTHER, EVERY_THIRD):
             trial.submit(work)
-        sleeper = trial.cluster.api_names[1]
+        sleeper = (trial.cluster.worker_names or trial.cluster.api_names)[1]
         sleeper_pid = trial.cluster.running[sleeper].pid
         trial.wait_until(lambda: bool(decoders(sleeper_pid)), what=f"{sleeper} works")
         trial.wait_for_share(trial.random.uniform(0.1, 0.4))

@@ -173,6 +173,7 @@ class WebProcess(Process):
             catalogue=self.catalogue,
             triton=self.catalogue,
             job_store=self.stores.jobs,
+            event_store=self.stores.events,
         )
 
     async def plan(self) -> None:
