@@ -181,13 +181,12 @@ class Cluster:
 
     def kill_triton(self) -> int:
         """The pid it had."""
-        pid = self.triton.kill()
         self.note(Role.TRITON, is_up=False)
-        return pid
+        return self.triton.kill()
 
     def stop_triton(self) -> None:
-        self.triton.stop()
         self.note(Role.TRITON, is_up=False)
+        self.triton.stop()
 
     def start_triton(self, *, serves: bool = True) -> None:
         """serves: whether it will have a model."""

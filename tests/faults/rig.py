@@ -39,6 +39,8 @@ from tests.support.web_process import FakeTriton
 VIDEO: Final = GeneratedVideo(frame_count=40)
 SEGMENT_FRAMES: Final = 16
 LEASE_S: Final = 5.0
+# Longer than a sweep lets a job wait.
+WAIT_BUDGET_S: Final = 3600.0
 # Of a loop: after work without a result, and after a failure.
 IDLE_S: Final = 1.0
 MOST_STEPS: Final = 400
@@ -217,6 +219,7 @@ class Rig:
             window_frames=8,
             max_running_jobs=20,
             lease_s=LEASE_S,
+            wait_budget_s=WAIT_BUDGET_S,
             retry_pause_s=0.0,
         )
         use_cases = UseCases(parts, tuning)
@@ -230,6 +233,7 @@ class Rig:
             catalogue=catalogue,
             triton=catalogue,
             job_store=stores.jobs,
+            event_store=stores.events,
         )
         return use_cases, services
 

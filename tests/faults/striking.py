@@ -60,8 +60,9 @@ class Striker:
     def _kill_postgresql(self) -> str:
         postgres = self.cluster.around.postgres
         assert postgres is not None
-        pid = postgres.kill()
+        # From here on: it takes a moment until all of it is gone.
         self.cluster.note(Role.POSTGRESQL, is_up=False)
+        pid = postgres.kill()
         self._stay_away()
         postgres.start()
         self.cluster.note(Role.POSTGRESQL, is_up=True)

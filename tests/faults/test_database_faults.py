@@ -24,8 +24,8 @@ def test_jobs_and_readiness_follow_a_database_that_is_away(trial_on: OpenTrial, 
         trial.wait_for_share(trial.random.uniform(0.1, 0.6))
         postgres = trial.cluster.around.postgres
         assert postgres is not None
-        postgres.crash()
         trial.cluster.note(Role.POSTGRESQL, is_up=False)
+        postgres.crash()
         trial.pass_time(AWAY_S)
         postgres.start()
         trial.cluster.note(Role.POSTGRESQL, is_up=True)
