@@ -70,6 +70,7 @@ class Worker:
         avoid = self.postponed.at(self.tools.monotonic_s())
         leased = await self.tools.runs.lease_next(after=self.after, avoid=avoid, now=now, until=until)
         if leased is None:
+            await self._let_go()
             return False
         with structlog.contextvars.bound_contextvars(run_id=leased.run.id, segment=leased.plan.number):
             try:
@@ -87,6 +88,12 @@ class Worker:
                 await self.tools.runs.hand_back(leased.lease)
                 await self._fail(leased.run, UNEXPECTED)
         return True
+
+    async def _let_go(self) -> None:
+        """End the decoders of the run worked on last, once nobody wants it: who finalizes it may be another process."""
+        if self.after is not None and not await self.tools.runs.is_wanted(self.after[0]):
+            await self.tools.reader.close_run(self.after[0])
+            self.after = None
 
     async def _work_on(self, leased: LeasedSegment, *, leased_at: datetime) -> None:
         failure: TrireelError | None = None

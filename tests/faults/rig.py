@@ -6,7 +6,7 @@ Decoders and Triton are the fakes that pass the contract suites: what is tried h
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -115,12 +115,13 @@ class Rig:
     async def living(self) -> AsyncIterator[Life]:
         """From a start to an end, whichever it is."""
         self.counter.start_anew()
-        async with open_stores(self.settings) as real:
-            stores = self._counted_stores(real)
+        async with AsyncExitStack() as stack:
             try:
+                real = await stack.enter_async_context(open_stores(self.settings))
+                stores = self._counted_stores(real)
                 await recover(stores)  # type: ignore[arg-type]
             except TrireelError as exc:
-                # A server that cannot clear up after the last one ends, and is started again.
+                # A server that cannot open what is stored, or clear up after the last one, ends and is started again.
                 raise ProcessDied from exc
             use_cases, services = self._joined(stores)
             async with _api_over(services, self.errors) as http:

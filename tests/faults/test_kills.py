@@ -51,7 +51,8 @@ def victims() -> list[Any]:
 def test_nothing_is_lost_by_a_kill(
     trial_on: OpenTrial, topology: Topology, role: Role, kill_seed: int, request: pytest.FixtureRequest
 ) -> None:
-    triton = None if topology.has_own_triton else request.getfixturevalue("own_triton")
+    is_hurt = role is Role.TRITON and not topology.has_own_triton
+    triton = request.getfixturevalue("own_triton") if is_hurt else None
     with trial_on(topology, kill_seed, triton=triton, LEASE_S=LEASE_S) as trial, ThreadPoolExecutor() as beside:
         fault = trial.faults.plan(f"kill -9 of {role.value}")
         striker = Striker(trial)

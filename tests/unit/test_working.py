@@ -164,3 +164,20 @@ async def test_a_changed_network_is_never_mixed_into_a_run() -> None:
     failure = (await process.jobs.snapshot(job.id)).job.failure
     assert failure is not None
     assert failure.code == "model_changed"
+
+
+async def test_the_decoders_of_a_run_go_once_a_look_for_work_finds_that_nobody_wants_it_any_more() -> None:
+    process = Process(video=GeneratedVideo(frame_count=8))
+    job = (await process.submit()).job
+    await process.plan()
+    while await process.worker.work_once():
+        pass
+    # Another process may still hand it a segment: not all is committed for good before the run is finalized.
+    assert process.reader.runs_closed == []
+    # As if somebody else had finalized it.
+    await process.stores.runs.to_finalize()
+    await process.stores.runs.succeed(job.run_id, now=process.clock.utc_now())
+    assert not await process.worker.work_once()
+    assert process.reader.runs_closed == [job.run_id]
+    await process.worker.work_once()
+    assert process.reader.runs_closed == [job.run_id]
