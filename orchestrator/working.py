@@ -14,6 +14,7 @@ from orchestrator.core.planning import earlier_entries, short_cuts
 from orchestrator.core.postponed import Postponed
 from orchestrator.core.records import Failure, LeasedSegment, Run, SegmentResult
 from orchestrator.core.sampling import SampledFrames
+from orchestrator.core.shortage import is_shortage
 from orchestrator.core.types import Candidates, ServedModel, StageSeconds
 from orchestrator.errors import (
     DecoderCrashedError,
@@ -70,7 +71,7 @@ class Worker:
         avoid = self.postponed.at(self.tools.monotonic_s())
         leased = await self.tools.runs.lease_next(after=self.after, avoid=avoid, now=now, until=until)
         if leased is None:
-            await self._let_go()
+            await self._let_go_of_last()
             return False
         with structlog.contextvars.bound_contextvars(run_id=leased.run.id, segment=leased.plan.number):
             try:
@@ -89,11 +90,17 @@ class Worker:
                 await self._fail(leased.run, UNEXPECTED)
         return True
 
-    async def _let_go(self) -> None:
+    async def _let_go_of_last(self) -> None:
         """End the decoders of the run worked on last, once nobody wants it: who finalizes it may be another process."""
-        if self.after is not None and not await self.tools.runs.is_wanted(self.after[0]):
-            await self.tools.reader.close_run(self.after[0])
+        if self.after is not None and await self._let_go(self.after[0]):
             self.after = None
+
+    async def _let_go(self, run_id: str) -> bool:
+        """End the decoders that wait for more of this run, unless somebody wants it; whether they were ended."""
+        if await self.tools.runs.is_wanted(run_id):
+            return False
+        await self.tools.reader.close_run(run_id)
+        return True
 
     async def _work_on(self, leased: LeasedSegment, *, leased_at: datetime) -> None:
         failure: TrireelError | None = None
@@ -102,6 +109,11 @@ class Worker:
             run = await (self._give_frames_up(leased) if is_lost else self._infer(leased))
         except* TrireelError as group:
             failure = worst_of(group)
+        except* OSError as group:
+            # Anything may want a descriptor, the import of a library too.
+            if not is_shortage(group):
+                raise
+            failure = failure or DecoderUnavailableError("the server has no resources left for a segment")
         if failure is not None:
             self.after = None
             await self.meters.gave_up(leased.run.id, leased.plan.number)
@@ -175,6 +187,7 @@ class Worker:
         job_ids = await self.upkeep.job_ids(run.id)
         if not is_held:
             log.warning("segment lost to another attempt", job_ids=job_ids, code=error.code)
+            await self._let_go(run.id)
         elif isinstance(error, RunUnwantedError):
             await self.tools.reader.close_run(run.id)
             await self.upkeep.settle_cancelled()

@@ -15,6 +15,7 @@ from typing import Final, TypeVar, cast
 
 import structlog
 
+from orchestrator.core.shortage import shortage_errors
 from orchestrator.errors import (
     DecoderCrashedError,
     DecoderStalledError,
@@ -39,7 +40,6 @@ from orchestrator.video.messages import (
     from_wire,
     to_wire,
 )
-from orchestrator.video.shortage import shortage_errors
 from orchestrator.video.slots import SlotPool
 
 log = structlog.get_logger(__name__)

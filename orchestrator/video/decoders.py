@@ -16,6 +16,7 @@ from typing import Final
 
 import numpy as np
 
+from orchestrator.core.shortage import shortage_errors
 from orchestrator.core.types import FrameIndex, IndexReport, VideoHeader
 from orchestrator.errors import DecoderCrashedError, VideoUnreadableError
 from orchestrator.ports import SegmentRequest
@@ -33,7 +34,6 @@ from orchestrator.video.messages import (
     ReadHeader,
 )
 from orchestrator.video.segment_batches import OpenSegment, check_fits
-from orchestrator.video.shortage import shortage_errors
 from orchestrator.video.slots import SlotPool
 
 # Another process may end the run, and nobody tells this one; until then the child keeps a deleted file's disk space.

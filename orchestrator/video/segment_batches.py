@@ -78,7 +78,7 @@ class OpenSegment:
             raise ValueError(f"slot {message.slot} is not the child's")
         if not len(positions) or positions.min() < 0 or positions.max() >= len(self._came):
             raise ValueError(f"positions {message.positions} are not among {len(self._came)}")
-        if self._came[positions].any() or len(np.unique(positions)) != len(positions):
+        if self._came[positions].any() or len(set(message.positions)) != len(positions):
             raise ValueError(f"a frame of {message.positions} came twice")
         box = fit_letterbox(
             message.source_w_px, message.source_h_px, imgsz=self._request.imgsz, stride=self._request.stride

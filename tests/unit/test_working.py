@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from datetime import timedelta
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from orchestrator.core.planning import FIRST_SEGMENT_FRAMES
 from orchestrator.core.states import JobState
+from orchestrator.core.types import FrameBatch, ServedModel
 from orchestrator.errors import (
     DecoderCrashedError,
     DecoderError,
@@ -18,7 +24,7 @@ from orchestrator.errors import (
     TritonUnavailableError,
     VideoUnreadableError,
 )
-from orchestrator.testing.fake_model import served_model
+from orchestrator.testing.fake_model import FakeModel, served_model
 from orchestrator.testing.fake_reader import GeneratedVideo
 from tests.support.process import Process
 
@@ -181,3 +187,50 @@ async def test_the_decoders_of_a_run_go_once_a_look_for_work_finds_that_nobody_w
     assert process.reader.runs_closed == [job.run_id]
     await process.worker.work_once()
     assert process.reader.runs_closed == [job.run_id]
+
+
+@dataclass(slots=True)
+class InterruptedModel(FakeModel):
+    """interruptions: called one by one, before an answer each."""
+
+    interruptions: deque[Callable[[], Awaitable[object]]] = field(default_factory=deque)
+
+    async def infer(self, model: ServedModel, batch: FrameBatch) -> NDArray[np.float32]:
+        if self.interruptions:
+            await self.interruptions.popleft()()
+        return await FakeModel.infer(self, model, batch)
+
+
+async def test_the_decoder_of_a_job_that_is_deleted_at_work_goes_with_the_segment() -> None:
+    model = InterruptedModel()
+    process = Process(model=model)
+    job = (await process.submit()).job
+    await process.plan()
+    model.interruptions.append(lambda: process.jobs.remove(job.id))
+    assert await process.worker.work_once()
+    # Once with the job, which cannot reach the one at work, and once more when that one's commit found no run.
+    assert process.reader.runs_closed == [job.run_id, job.run_id]
+
+
+async def test_a_lack_of_descriptors_in_the_middle_of_a_segment_delays_it() -> None:
+    async def lack() -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    process = Process(model=InterruptedModel(interruptions=deque([lack, lack])))
+    job = (await process.submit()).job
+    await process.work_until_idle()
+    ended = await process.jobs.snapshot(job.id)
+    assert (ended.job.state, ended.run.ledger.inferred) == (JobState.SUCCEEDED, 100)
+    assert process.slots.out == frozenset()
+
+
+async def test_another_error_of_the_system_is_a_defect() -> None:
+    async def break_down() -> None:
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+    process = Process(model=InterruptedModel(interruptions=deque([break_down])))
+    job = (await process.submit()).job
+    await process.work_until_idle()
+    failure = (await process.jobs.snapshot(job.id)).job.failure
+    assert failure is not None
+    assert failure.code == "internal_error"
