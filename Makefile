@@ -17,6 +17,8 @@ SEEDS ?= 5
 # These share no machine-wide thing, so each core takes a part; the others start Tritons and measure nobody else's load.
 QUICK_TESTS := tests/repository tests/unit tests/contract
 WHOLE_TESTS := tests/integration tests/e2e
+# Faults are mostly waited for, and each scenario has programs, ports and databases of its own.
+SIDE_BY_SIDE := -n 3 --dist worksteal
 
 # Bytecode is left to the first import, which compiles a fraction of it: 62 s instead of 108 on a busy machine.
 PIP_INSTALL = bin/python -m pip -qq --disable-pip-version-check --no-input install --progress-bar off --no-compile
@@ -81,11 +83,11 @@ test-export: $(TRITON) $(EXPORT) ## the tests of the export; installs PyTorch
 
 .PHONY: faults
 faults: $(SERVE) $(DEV) $(TRITON) ## strike deployments with every fault there is: [SEED=7] [SEEDS=5], half an hour at most
-	FAULTS_SEED=$(SEED) FAULTS_SEEDS=$(SEEDS) .venv/bin/python -m pytest -q tests/faults
+	FAULTS_SEED=$(SEED) FAULTS_SEEDS=$(SEEDS) .venv/bin/python -m pytest -q $(SIDE_BY_SIDE) tests/faults
 
 .PHONY: faults-quick
 faults-quick: $(SERVE) $(DEV) $(TRITON) ## the part of it that CI does, in five minutes
-	FAULTS_SEED=$(or $(SEED),1) FAULTS_SEEDS=1 FAULTS_STEP=7 .venv/bin/python -m pytest -q -m "not thorough" tests/faults
+	FAULTS_SEED=$(or $(SEED),1) FAULTS_SEEDS=1 FAULTS_STEP=7 .venv/bin/python -m pytest -q $(SIDE_BY_SIDE) -m "not thorough" tests/faults
 
 .PHONY: check
 check: $(SERVE) $(DEV) ## lint, types, import contracts, names and sizes

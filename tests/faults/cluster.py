@@ -70,7 +70,7 @@ class Cluster:
     settings: Mapping[str, str] = field(default_factory=dict)
     running: dict[str, Running] = field(default_factory=dict)
     _ports: list[int] = field(default_factory=list)
-    _changes: dict[str, list[tuple[float, bool]]] = field(default_factory=dict)
+    _changes: dict[str, list[tuple[float, bool | None]]] = field(default_factory=dict)
     _starts: int = 0
     _former: list[psutil.Process] = field(default_factory=list)
     _former_pids: set[int] = field(default_factory=set)
@@ -190,8 +190,8 @@ class Cluster:
 
     def start_triton(self, *, serves: bool = True) -> None:
         """serves: whether it will have a model."""
-        self.triton.start()
-        self.note(Role.TRITON, is_up=serves)
+        with self.starting(Role.TRITON, serves=serves):
+            self.triton.start()
 
     def pids(self, role: Role) -> list[int]:
         """Processes of a role, alive just now."""
@@ -215,9 +215,16 @@ class Cluster:
             case _:
                 raise ValueError(f"{role} is not found by its pid")
 
-    def note(self, name: str, *, is_up: bool) -> None:
-        """The truth that readiness is held against, from now on."""
+    def note(self, name: str, *, is_up: bool | None) -> None:
+        """The truth that readiness is held against, from now on. Note what falls before it does; None: it starts."""
         self._changes.setdefault(name, []).append((time.monotonic(), is_up))
+
+    @contextmanager
+    def starting(self, name: str, *, serves: bool = True) -> Iterator[None]:
+        """Around what starts it: it may serve before the test knows."""
+        self.note(name, is_up=None)
+        yield
+        self.note(name, is_up=serves)
 
     @property
     def truths(self) -> tuple[Truth, ...]:

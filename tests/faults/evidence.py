@@ -134,16 +134,21 @@ class Probe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Truth:
-    """Whether something was up, as the test made it: (time, is_up), oldest first. Before the first it was down."""
+    """Whether something was up, as the test made it: (time, is_up), oldest first. Before the first it was down.
+
+    None is while it starts: it answers from some moment on, and only afterwards does the test know that it does.
+    """
 
     name: str
-    changes: tuple[tuple[float, bool], ...]
+    changes: tuple[tuple[float, bool | None], ...]
 
-    def at(self, at_s: float) -> bool:
+    def at(self, at_s: float) -> bool | None:
         return next((is_up for since_s, is_up in reversed(self.changes) if since_s <= at_s), False)
 
-    def has_changed(self, *, since_s: float, until_s: float) -> bool:
-        return any(since_s <= at_s <= until_s for at_s, _ in self.changes)
+    def is_known(self, *, since_s: float, until_s: float) -> bool:
+        """Whether it was the same all that time."""
+        has_changed = any(since_s <= at_s <= until_s for at_s, _ in self.changes)
+        return not has_changed and self.at(until_s) is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -102,7 +102,7 @@ def untrue_probes(evidence: Evidence) -> Iterator[str]:
         concerned = [truths[API]] if probe.path == "/healthz" else list(truths.values())
         # It tells of some moment between its beginning and its end.
         since_s, until_s = probe.at_s - GRACE_S, probe.at_s + probe.took_s
-        if any(truth.has_changed(since_s=since_s, until_s=until_s) for truth in concerned):
+        if not all(truth.is_known(since_s=since_s, until_s=until_s) for truth in concerned):
             continue
         if truths[API].at(probe.at_s):
             down = [truth.name for truth in concerned if not truth.at(probe.at_s)]

@@ -64,8 +64,8 @@ class Striker:
         self.cluster.note(Role.POSTGRESQL, is_up=False)
         pid = postgres.kill()
         self._stay_away()
-        postgres.start()
-        self.cluster.note(Role.POSTGRESQL, is_up=True)
+        with self.cluster.starting(Role.POSTGRESQL):
+            postgres.start()
         return f"postgresql ({pid})"
 
     def _kill_redis(self) -> str:
@@ -89,21 +89,22 @@ class Striker:
             lambda: bool(self.cluster.pids(role)), what=f"a {role.value} lives", timeout_s=FIND_TIMEOUT_S
         )
         pid = self.random.choice(sorted(self.cluster.pids(role)))
-        os.kill(pid, signal.SIGKILL)
         if role in (Role.TRITON, Role.MODEL_STUB):
-            self._wait_for_another(role, pid)
+            url = httpx.get(f"{self.cluster.url}/readyz").json()["triton_url"]
+            with self.cluster.starting(Role.TRITON):
+                os.kill(pid, signal.SIGKILL)
+                self._wait_for_another(role, pid, url)
+        else:
+            os.kill(pid, signal.SIGKILL)
         return f"{role.value} ({pid})"
 
-    def _wait_for_another(self, role: Role, killed_pid: int) -> None:
+    def _wait_for_another(self, role: Role, killed_pid: int, triton_url: str) -> None:
         """Until the embedded Triton that the server starts again says itself that it is ready."""
-        url = httpx.get(f"{self.cluster.url}/readyz").json()["triton_url"]
-        self.cluster.note(Role.TRITON, is_up=False)
         self.trial.wait_until(
-            lambda: bool(set(self.cluster.pids(role)) - {killed_pid}) and is_server_ready(url),
+            lambda: bool(set(self.cluster.pids(role)) - {killed_pid}) and is_server_ready(triton_url),
             what=f"another {role.value} lives",
             timeout_s=FIND_TIMEOUT_S,
         )
-        self.cluster.note(Role.TRITON, is_up=True)
 
     def _stay_away(self) -> None:
         self.trial.pass_time(self.random.uniform(0.0, LONGEST_DOWN_S))

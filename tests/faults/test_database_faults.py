@@ -27,8 +27,8 @@ def test_jobs_and_readiness_follow_a_database_that_is_away(trial_on: OpenTrial, 
         trial.cluster.note(Role.POSTGRESQL, is_up=False)
         postgres.crash()
         trial.pass_time(AWAY_S)
-        postgres.start()
-        trial.cluster.note(Role.POSTGRESQL, is_up=True)
+        with trial.cluster.starting(Role.POSTGRESQL):
+            postgres.start()
         fault.fired(postgres.port)
 
 

@@ -6,17 +6,14 @@ import pytest
 
 from tests.faults.conftest import OpenTrial
 from tests.faults.gathering import gather_rows
-from tests.faults.topology import EMBEDDED_ON_POSTGRESQL, PLAIN, Role, Topology
+from tests.faults.topology import EMBEDDED_ON_POSTGRESQL, PLAIN, Role, Topology, as_parameters
 from tests.faults.works import ALL_FRAMES, EVERY_OTHER, EVERY_THIRD
 from tests.support.earlier_database import previous_revision, take_postgresql_back, take_sqlite_back
 
 pytestmark = [pytest.mark.needs("triton"), pytest.mark.timeout(120)]
 
 
-@pytest.mark.parametrize(
-    "topology",
-    [pytest.param(each, marks=each.marks, id=each.name) for each in (PLAIN, EMBEDDED_ON_POSTGRESQL)],
-)
+@pytest.mark.parametrize("topology", as_parameters(PLAIN, EMBEDDED_ON_POSTGRESQL, thorough={EMBEDDED_ON_POSTGRESQL}))
 def test_jobs_go_on_over_a_migration(trial_on: OpenTrial, topology: Topology, seed: int) -> None:
     with trial_on(topology, seed) as trial:
         fault = trial.faults.plan("the schema is of the release before")

@@ -13,14 +13,12 @@ from tests.faults.cluster import Cluster
 from tests.faults.conftest import OpenTrial
 from tests.faults.gathering import gather_rows
 from tests.faults.process_tree import decoders
-from tests.faults.topology import PLAIN, SCALED, TWO_SERVERS, Role, Topology
+from tests.faults.topology import PLAIN, SCALED, TWO_SERVERS, Role, Topology, as_parameters
 from tests.faults.works import ALL_FRAMES, EVERY_OTHER, EVERY_THIRD
 from tests.support.faulty_triton import INFER, FaultyTriton, Spoiling
 
 pytestmark = [pytest.mark.needs("triton"), pytest.mark.timeout(180)]
 
-# Several programs take segments of one database.
-SHARED: Final = (TWO_SERVERS, SCALED)
 LEASE_S: Final = 2
 FOLLOWERS: Final = 10
 # The issue's own bound for a stop while clients follow.
@@ -30,7 +28,8 @@ SLOW_S: Final = 0.2
 BOUNCED: Final = "segment lost to another attempt"
 
 
-@pytest.mark.parametrize("topology", [pytest.param(each, marks=each.marks, id=each.name) for each in SHARED])
+# Several programs take segments of one database.
+@pytest.mark.parametrize("topology", as_parameters(TWO_SERVERS, SCALED, thorough={TWO_SERVERS}))
 def test_late_commits_of_a_program_that_stood_still_bounce(
     trial_on: OpenTrial, faulty: FaultyTriton, topology: Topology, seed: int
 ) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.faults.conftest import OpenTrial
 from tests.faults.evidence import CANCELLED, DELETED, SUCCEEDED
-from tests.faults.topology import EMBEDDED_ON_POSTGRESQL, PLAIN, Role, Topology
+from tests.faults.topology import EMBEDDED_ON_POSTGRESQL, PLAIN, Role, Topology, as_parameters
 from tests.faults.trial import Trial
 from tests.faults.works import ALL_FRAMES, EVERY_OTHER, QuietServer, part_of_clip
 
@@ -19,8 +19,6 @@ SUBMITS: Final = 50
 ROUNDS: Final = 12
 # A part of the clip takes about so long; cancels strike before, at and after its end.
 LATEST_CANCEL_S: Final = 1.0
-
-TOPOLOGIES: Final = [pytest.param(each, marks=each.marks, id=each.name) for each in (PLAIN, EMBEDDED_ON_POSTGRESQL)]
 
 
 def submit_at_once(trial: Trial, key: str, body: dict[str, object]) -> list[tuple[int, dict[str, object]]]:
@@ -35,7 +33,7 @@ def submit_at_once(trial: Trial, key: str, body: dict[str, object]) -> list[tupl
         return list(threads.map(submit, range(SUBMITS)))
 
 
-@pytest.mark.parametrize("topology", TOPOLOGIES)
+@pytest.mark.parametrize("topology", as_parameters(PLAIN, EMBEDDED_ON_POSTGRESQL))
 def test_one_submit_sent_fifty_times_at_once_makes_one_job(trial_on: OpenTrial, topology: Topology, seed: int) -> None:
     with trial_on(topology, seed) as trial:
         fault = trial.faults.plan(f"{SUBMITS} submits with one key")
@@ -68,7 +66,7 @@ def test_a_submit_that_is_sent_again_after_a_kill_makes_no_second_job(trial_on: 
         assert len(trial.insist("GET", "/v1/jobs?limit=100")["items"]) == 1
 
 
-@pytest.mark.parametrize("topology", TOPOLOGIES)
+@pytest.mark.parametrize("topology", as_parameters(PLAIN, EMBEDDED_ON_POSTGRESQL, thorough={EMBEDDED_ON_POSTGRESQL}))
 def test_cancelling_or_deleting_races_with_the_end_and_one_of_them_wins(
     trial_on: OpenTrial, quiet: QuietServer, topology: Topology, seed: int
 ) -> None:

@@ -55,6 +55,7 @@ def test_jobs_wait_for_a_triton_that_is_away(
         fault.fired(own_triton.grpc_url)
 
 
+@pytest.mark.thorough
 def test_a_server_starts_and_keeps_its_jobs_without_a_triton(
     trial_on: OpenTrial, own_triton: TritonProgram, seed: int
 ) -> None:
@@ -71,6 +72,7 @@ def test_a_server_starts_and_keeps_its_jobs_without_a_triton(
         fault.fired(own_triton.grpc_url)
 
 
+@pytest.mark.thorough
 def test_jobs_wait_for_a_triton_that_answers_nothing(trial_on: OpenTrial, own_triton: TritonProgram, seed: int) -> None:
     with trial_on(PLAIN, seed, triton=own_triton, TRITON_TIMEOUT_S=str(TIMEOUT_S)) as trial:
         fault = trial.faults.plan("SIGSTOP of Triton")

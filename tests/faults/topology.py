@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -62,6 +63,14 @@ class Topology:
     def worker_role(self) -> Role:
         """The programs that take segments."""
         return Role.WORKER if self.workers else Role.API
+
+
+def as_parameters(*topologies: Topology, thorough: Collection[Topology] = ()) -> list[Any]:
+    """For a scenario that runs on each. thorough: those that only `make faults` takes the time for."""
+    return [
+        pytest.param(each, marks=[*each.marks, *([pytest.mark.thorough] if each in thorough else [])], id=each.name)
+        for each in topologies
+    ]
 
 
 EMBEDDED: Final = Topology(name="embedded", has_own_triton=True)

@@ -345,6 +345,13 @@ def test_a_probe_may_tell_what_was_true_until_five_seconds_ago(at_s: float) -> N
         assert complaints_about(replace(honest(), probes=(probe("/readyz", at_s, status),))) == []
 
 
+@pytest.mark.parametrize("status", [200, 503])
+def test_nobody_knows_whether_what_starts_is_ready_already(status: int) -> None:
+    triton = Truth(name="triton", changes=((0.0, False), (10.0, None), (30.0, True)))
+    truths = (Truth(name="api", changes=((0.0, True),)), triton)
+    assert complaints_about(replace(honest(), truths=truths, probes=(probe("/readyz", 20.0, status),))) == []
+
+
 def test_a_server_that_is_down_need_not_answer() -> None:
     truths = (Truth(name="api", changes=((0.0, True), (10.0, False))),)
     assert complaints_about(replace(honest(), truths=truths, probes=(probe("/healthz", 20.0, None),))) == []
