@@ -11,7 +11,7 @@ from typing import Final
 
 import pytest
 
-from orchestrator.client import JobAnswer, ProgressBody, SegmentBody, SubmitJob
+from orchestrator.client import Client, JobAnswer, ProgressBody, SegmentBody, SubmitJob
 from tests.support.needs import ROOT
 from tests.support.postgres import PostgresServer, postgres_of_session
 from tests.support.redis import RedisServer, redis_of_session
@@ -153,15 +153,21 @@ def test_redis_may_be_lost_in_the_middle_of_a_job(
     client.delete(job.id)
 
 
+def submit_and_see_begin(client: Client) -> JobAnswer:
+    """A job over the whole clip, of which a segment is there."""
+    job = client.submit(SubmitJob(video_id=client.upload(CLIP).id, model=MODEL))
+    for event in client.follow(job.id):
+        if isinstance(event.body, SegmentBody):
+            return job
+    raise AssertionError(f"{job.id} ended without a segment")
+
+
 def test_sigterm_hands_segments_back_and_ends_with_0(
     deployment: Deployment, workers: tuple[RunningWorker, RunningWorker]
 ) -> None:
     client = deployment.stack.client
     with deployment.add_worker("leaving") as leaving:
-        job = client.submit(SubmitJob(video_id=client.upload(CLIP).id, model=MODEL))
-        for event in client.follow(job.id):
-            if isinstance(event.body, SegmentBody):
-                break
+        job = submit_and_see_begin(client)
         leaving.program.process.send_signal(signal.SIGTERM)
         assert leaving.program.process.wait(STOP_LIMIT_S) == 0
     for _ in client.follow(job.id):
@@ -176,10 +182,7 @@ def test_a_worker_that_is_killed_costs_nothing_but_time(
 ) -> None:
     client = deployment.stack.client
     with deployment.add_worker("victim") as victim:
-        job = client.submit(SubmitJob(video_id=client.upload(CLIP).id, model=MODEL))
-        for event in client.follow(job.id):
-            if isinstance(event.body, SegmentBody):
-                break
+        job = submit_and_see_begin(client)
         victim.program.process.kill()
         victim.program.process.wait()
     segments = [event.body.segment for event in client.follow(job.id) if isinstance(event.body, SegmentBody)]
