@@ -27,8 +27,11 @@ from orchestrator.telemetry import Metrics
 
 SHARED_MEMORY: Final = Path("/dev/shm")
 NAME_PREFIX: Final = "trireel_"
-REGION_NAME: Final = re.compile(rf"{NAME_PREFIX}(\d+)_[0-9a-f]+")
-NO_SHARED_MEMORY: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS})
+REGION_NAME: Final = re.compile(rf"{NAME_PREFIX}\d+_[0-9a-f]+")
+# Nothing there, nothing to be written, or no file system that makes a file without a name.
+NO_SHARED_MEMORY: Final = frozenset(
+    {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.EOPNOTSUPP, errno.EISDIR}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +86,11 @@ class SlotPool:
         try:
             return await waiter
         except asyncio.CancelledError:
-            if waiter.cancelled():
-                self._waiters.remove(waiter)
-            else:
+            if not waiter.cancelled():
                 self.give_back(waiter.result())
+            elif waiter in self._waiters:
+                # Whoever gave a slot back a moment ago may have passed it over already.
+                self._waiters.remove(waiter)
             raise
 
     def try_lease(self) -> int | None:
@@ -138,11 +142,13 @@ def open_slots(*, count: int, slot_bytes: int, metrics: Metrics) -> Iterator[Slo
 
 
 def remove_stale_regions() -> None:
-    """Remove the regions of orchestrators that died without doing so themselves."""
+    """Remove the regions of orchestrators that died without doing so themselves.
+
+    The lock alone tells: in a container a pid says nothing, since each program gets the one of the program before it.
+    """
     with suppress(FileNotFoundError, PermissionError):
         for path in SHARED_MEMORY.iterdir():
-            match = REGION_NAME.fullmatch(path.name)
-            if match and not _is_alive(int(match[1])) and not _is_locked(path):
+            if REGION_NAME.fullmatch(path.name) and not _is_locked(path):
                 with suppress(FileNotFoundError):
                     path.unlink()
 
@@ -152,7 +158,7 @@ def _open_region(byte_size: int) -> Iterator[Region]:
     name = f"{NAME_PREFIX}{os.getpid()}_{secrets.token_hex(8)}"
     path = SHARED_MEMORY / name
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        fd = os.open(SHARED_MEMORY, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
     except OSError as exc:
         if exc.errno not in NO_SHARED_MEMORY:
             raise
@@ -160,9 +166,11 @@ def _open_region(byte_size: int) -> Iterator[Region]:
             yield region
         return
     try:
-        # Held by this process and its children: a process in another container may see another pid for us, or none.
+        # Held by this process and its children, and before the name is there for others to find.
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         _allocate(fd, byte_size)
+        # Only with a descriptor of a folder does Python follow the link; an absolute path makes nothing of it.
+        os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd)
         yield Region(fd, f"/{name}", byte_size)
     finally:
         path.unlink(missing_ok=True)
@@ -191,16 +199,6 @@ def _allocate(fd: int, byte_size: int) -> None:
             f"shared memory has no room for {byte_size} bytes of slots; enlarge /dev/shm (in Docker: shm_size), "
             "or lower TRIREEL_DECODERS or TRIREEL_BATCH_FRAMES"
         ) from exc
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _is_locked(path: Path) -> bool:
