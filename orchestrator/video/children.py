@@ -15,7 +15,7 @@ from typing import Final, TypeVar, cast
 
 import structlog
 
-from orchestrator.core.shortage import shortage_errors
+from orchestrator.core.shortage import is_shortage, shortage_errors
 from orchestrator.errors import (
     DecoderCrashedError,
     DecoderStalledError,
@@ -152,7 +152,10 @@ class DecoderChild:
     async def _next_packet(self, timeout_s: float) -> bytes:
         while not self._unread:
             if self._is_silent:
-                raise DecoderCrashedError(f"a decoder {_manner(await self.end(CRASHED))}")
+                ended = await self.end(CRASHED)
+                if not ended.was_started:
+                    raise DecoderUnavailableError("the server has no process left for a decoder")
+                raise DecoderCrashedError(f"a decoder {_manner(ended)}")
             self._news.clear()
             try:
                 async with asyncio.timeout(timeout_s):
@@ -267,7 +270,9 @@ class DecoderChildren:
     def _ask_parent(self, message: Spawn, fds: Sequence[int]) -> None:
         try:
             self._started().send(to_wire(message), fds)
-        except OSError:
+        except OSError as exc:
+            if is_shortage(exc):
+                raise DecoderUnavailableError(f"the server has no resources left ({exc.strerror})") from exc
             # It died a moment ago, and its end has not been read yet.
             self._on_parent_end()
             try:
@@ -323,7 +328,7 @@ class DecoderChildren:
     def _on_child_end(self, child: DecoderChild, ended: Ended) -> None:
         if self._alive.pop(child.number, None) is not None:
             self._metrics.decoders_alive.set(len(self._alive))
-            if child.killed_because != DISMISSED:
+            if ended.was_started and child.killed_because != DISMISSED:
                 self._metrics.decoder_exits.labels(child.killed_because or CRASHED).inc()
             child.on_end(ended)
 

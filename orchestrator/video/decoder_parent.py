@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import traceback
+from collections.abc import Callable
 from typing import Final, NoReturn
 
 from orchestrator.video.child import Child, prepare_libraries
@@ -25,8 +26,9 @@ MOST_DESCRIPTORS: Final = 3
 class DecoderParent:
     """Forks, kills and reaps. Children are known by the numbers that the orchestrator gives them."""
 
-    def __init__(self, control: socket.socket) -> None:
+    def __init__(self, control: socket.socket, *, fork: Callable[[], int] = os.fork) -> None:
         self._control = control
+        self._fork = fork
         self._pids: dict[int, int] = {}
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
@@ -63,13 +65,20 @@ class DecoderParent:
 
     def _spawn(self, spawn: Spawn, fds: list[int]) -> None:
         parent_pid = os.getpid()
-        pid = os.fork()
-        if pid == 0:
-            self._become_child(spawn, fds, parent_pid)
+        try:
+            pid = self._fork()
+        except OSError as exc:
+            # A limit of processes or memory that passes; the other children go on.
+            sys.stderr.write(f"no decoder can be forked: {exc.strerror}\n")
+            answer: Spawned | Ended = Ended(spawn.child, exit_code=os.EX_OSERR, signal=0, was_started=False)
+        else:
+            if pid == 0:
+                self._become_child(spawn, fds, parent_pid)
+            self._pids[spawn.child] = pid
+            answer = Spawned(spawn.child, pid)
         for fd in fds:
             os.close(fd)
-        self._pids[spawn.child] = pid
-        self._tell(Spawned(spawn.child, pid))
+        self._tell(answer)
 
     def _become_child(self, spawn: Spawn, fds: list[int], parent_pid: int) -> NoReturn:
         status = os.EX_SOFTWARE

@@ -52,11 +52,15 @@ class Spawned:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The child is dead and reaped. signal: what killed it, 0 where it ended by itself with `exit_code`."""
+    """The child is dead and reaped. signal: what killed it, 0 where it ended by itself with `exit_code`.
+
+    was_started: False where there was no process to be had, and there never was a child.
+    """
 
     child: int
     exit_code: int
     signal: int
+    was_started: bool = True
 
 
 # Orchestrator to child.
