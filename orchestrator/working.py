@@ -78,7 +78,7 @@ class Worker:
                 await self._work_on(leased, leased_at=now)
             except asyncio.CancelledError:
                 await self.meters.gave_up(leased.run.id, leased.plan.number)
-                await asyncio.shield(self.tools.runs.hand_back(leased.lease))
+                await self._hand_back_at_stop(leased)
                 raise
             except TrireelError:
                 # Storage failed while a failure was dealt with: the loop pauses, and the lease ends by itself.
@@ -89,6 +89,13 @@ class Worker:
                 await self.tools.runs.hand_back(leased.lease)
                 await self._fail(leased.run, UNEXPECTED)
         return True
+
+    async def _hand_back_at_stop(self, leased: LeasedSegment) -> None:
+        """A stop is not held up by a database that is away: the lease then ends by itself."""
+        try:
+            await asyncio.shield(self.tools.runs.hand_back(leased.lease))
+        except TrireelError as exc:
+            log.warning("segment could not be handed back", code=exc.code, message=str(exc))
 
     async def _let_go_of_last(self) -> None:
         """End the decoders of the run worked on last, once nobody wants it: who finalizes it may be another process."""

@@ -24,8 +24,9 @@ from orchestrator.settings import Settings
 from orchestrator.telemetry import Metrics
 from orchestrator.videos import Videos
 
-# As long as Triton is given: a monitor waits for both.
-DATABASE_TIMEOUT_S: Final = 3.0
+# What readiness waits for an answer, as long as Triton is given: a monitor waits for all.
+ANSWER_TIMEOUT_S: Final = 3.0
+NOT_RUNG: Final = "workers are not rung and look by themselves every few seconds"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,10 +89,10 @@ class Services:
     async def _lacks_of_database(self) -> tuple[str, ...]:
         """Without it nothing can be asked, taken or kept."""
         try:
-            async with asyncio.timeout(DATABASE_TIMEOUT_S):
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 await self.event_store.last_id()
         except TimeoutError:
-            return (f"the database does not answer within {DATABASE_TIMEOUT_S:g} s",)
+            return (f"the database does not answer within {ANSWER_TIMEOUT_S:g} s",)
         except StorageError as exc:
             return (f"the database: {exc}",)
         return ()
@@ -101,9 +102,12 @@ class Services:
         if self.doorbells is None:
             return ()
         try:
-            is_any = await self.doorbells.workers() > 0
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                is_any = await self.doorbells.workers() > 0
+        except TimeoutError:
+            return (f"{NOT_RUNG}: Redis does not answer within {ANSWER_TIMEOUT_S:g} s",)
         except DoorbellError as exc:
-            return (f"workers are not rung and look by themselves every few seconds: {exc}",)
+            return (f"{NOT_RUNG}: {exc}",)
         return () if is_any else ("no worker is at work; start one with `trireel worker`",)
 
     async def load_model(self, name: str) -> None:

@@ -22,6 +22,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from orchestrator.core.cancellation import cancel_until_done, is_cancelled
 from orchestrator.core.progress import ProgressShare
 from orchestrator.errors import SettingsError
 from orchestrator.events.memory import MemoryEventBus, MemorySubscription
@@ -150,7 +151,7 @@ class RedisEventBus:
 
     async def _listen(self, pubsub: PubSub) -> None:
         is_asked = False
-        while True:
+        while not is_cancelled():
             message = await pubsub.get_message(timeout=QUIET_S)
             if message is not None:
                 is_asked = False
@@ -163,7 +164,7 @@ class RedisEventBus:
                 is_asked = True
 
     async def _send(self, client: Redis) -> None:
-        while True:
+        while not is_cancelled():
             async with self._outbox.sending() as news:
                 await client.publish(self._channel, to_wire(news))
             await asyncio.sleep(SEND_GAP_S)
@@ -204,7 +205,7 @@ async def open_redis_event_bus(url: str, *, work: Doorbell) -> AsyncIterator[Red
                 yield bus
                 await bus.flush()
             finally:
-                talking.cancel()
+                await cancel_until_done([talking])
     except BaseExceptionGroup as failures:
         # The body's, since talking never ends by itself; it leaves as itself instead of in a group.
         if len(failures.exceptions) == 1:

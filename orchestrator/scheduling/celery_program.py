@@ -6,6 +6,7 @@ message that is lost, sent twice or heard too late therefore does no harm, and n
 
 from __future__ import annotations
 
+import ssl
 from typing import Any, Final
 
 from celery import Celery
@@ -23,6 +24,9 @@ def build_celery(redis_url: str) -> Celery:
     """An app that is nobody's default. Connects to nothing by itself."""
     app = Celery("trireel", broker=redis_url, set_as_current=False, autofinalize=False)
     app.conf.update(_configuration())
+    if redis_url.startswith("rediss://"):
+        # kombu's own default believes whoever answers; `ssl_cert_reqs` in the URL wins over this.
+        app.conf.broker_use_ssl = {"ssl_cert_reqs": ssl.CERT_REQUIRED}
     return app
 
 

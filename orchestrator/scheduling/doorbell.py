@@ -2,7 +2,8 @@
 
 A ring is a message in one queue of Celery's on Redis. A worker answers one at a time and keeps it for as long as it
 finds work, so the others go to those who are idle. The queue is filled up to one message for each living worker: with
-the ring that each may be answering that is at most two a worker, however often somebody rings.
+the ring that each may be answering that is at most two a worker, however often an API rings. A second API that looks at
+the same moment may fill it up as well, for once; what is too many is taken, found to be for nothing, and gone.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from typing import Final
 
 import structlog
 
+from orchestrator.core.cancellation import cancel_until_done
 from orchestrator.errors import TrireelError
 
 log = structlog.get_logger()
@@ -57,18 +58,18 @@ async def run_loops(
 ) -> AsyncIterator[None]:
     """Run the loops until the body ends, then cancel them and wait for what they hand back.
 
-    look_again_s: how long a loop without work sleeps where nobody rings.
+    look_again_s: how long a loop without work sleeps where nobody rings. stop_timeout_s: loops that take longer to end
+    are told of and still waited for, since what they hold would be lost; a supervisor has the last word.
     """
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(_supervise(loop, bell, look_again_s), name=loop.name) for loop in loops]
         try:
             yield
         finally:
-            for task in tasks:
-                task.cancel()
-            _, late = await asyncio.wait(tasks, timeout=stop_timeout_s)
+            late = await cancel_until_done(tasks, timeout_s=stop_timeout_s)
             if late:
                 log.error("loops do not stop", loops=sorted(task.get_name() for task in late))
+                await cancel_until_done(late)
 
 
 async def _supervise(loop: Loop, bell: Bell, look_again_s: float) -> None:

@@ -14,9 +14,10 @@ from typing import Final
 import msgspec
 import structlog
 
+from orchestrator.core.cancellation import is_cancelled
 from orchestrator.errors import DoorbellError
 from orchestrator.scheduling.doorbell import SIGN_OF_LIFE_EVERY_S, Doorbells
-from orchestrator.worker.listener import FOUND_NOTHING, RANG, Orders
+from orchestrator.worker.orders import FOUND_NOTHING, RANG, Orders
 
 log = structlog.get_logger()
 
@@ -24,6 +25,7 @@ LISTENER: Final = "orchestrator.worker.listener"
 # Rings lie in the queue, this worker has nothing to do, and its listener brought none for so long: it hears nothing.
 # Seen with Celery 5.7 after Redis was killed: "Couldn't ack", and from then on nothing.
 DEAF_AFTER_S: Final = 10.0
+SIGN_OUT_TIMEOUT_S: Final = 0.5
 # Of a listener's start, which imports Celery and finds Redis.
 START_GRACE_S: Final = 30.0
 FIRST_RESTART_DELAY_S: Final = 0.5
@@ -34,7 +36,10 @@ HEALTHY_AFTER_S: Final = 60.0
 
 @dataclass(slots=True, kw_only=True)
 class Hearing:
-    """work_until_idle: called at every ring. monotonic_s: a clock for durations. pid: of the listener, if it lives."""
+    """work_until_idle: called at every ring. monotonic_s: a clock for durations. pid: of the listener, if it lives.
+
+    python: what runs a listener.
+    """
 
     orders: Orders
     doorbells: Doorbells
@@ -42,6 +47,7 @@ class Hearing:
     monotonic_s: Callable[[], float] = time.monotonic
     deaf_after_s: float = DEAF_AFTER_S
     sign_every_s: float = SIGN_OF_LIFE_EVERY_S
+    python: str = sys.executable
     pid: int | None = None
     # None while a ring is being answered.
     _idle_since_s: float | None = None
@@ -54,7 +60,11 @@ class Hearing:
                 group.create_task(self._sign_in_again_and_again())
                 while True:
                     began_s = self.monotonic_s()
-                    reason = await self._hear_once()
+                    try:
+                        reason = await self._hear_once()
+                    except OSError as exc:
+                        # No descriptor or no process to be had: the worker looks by itself meanwhile.
+                        reason = f"it could not be started ({exc})"
                     log.warning("doorbell listener starts again", reason=reason)
                     if self.monotonic_s() - began_s > HEALTHY_AFTER_S:
                         delay_s = FIRST_RESTART_DELAY_S
@@ -83,7 +93,7 @@ class Hearing:
         with ours:
             with theirs:
                 process = await asyncio.create_subprocess_exec(
-                    sys.executable,
+                    self.python,
                     "-m",
                     LISTENER,
                     str(theirs.fileno()),
@@ -120,20 +130,25 @@ class Hearing:
         return "it died"
 
     async def _until_deaf(self) -> str:
+        missed_since_s: float | None = None
         while True:
             await asyncio.sleep(self.deaf_after_s / 4)
             idle_since_s = self._idle_since_s
             if idle_since_s is None or self.monotonic_s() - idle_since_s < self.deaf_after_s:
                 continue
             try:
-                if await self.doorbells.waiting() and self._idle_since_s == idle_since_s:
-                    return f"it heard none of the rings of {self.deaf_after_s:g} s"
+                is_missed = await self.doorbells.waiting() > 0 and self._idle_since_s == idle_since_s
             except DoorbellError:
                 # Nobody hears anything while Redis is away.
                 self._idle_since_s = self.monotonic_s()
+                continue
+            # At two looks in a row: a ring that has only just come is no sign.
+            if is_missed and missed_since_s == idle_since_s:
+                return f"it heard none of the rings of {self.deaf_after_s:g} s"
+            missed_since_s = idle_since_s if is_missed else None
 
     async def _sign_in_again_and_again(self) -> None:
-        while True:
+        while not is_cancelled():
             try:
                 await self.doorbells.sign_in(self.orders.worker_id)
             except DoorbellError as exc:
@@ -142,6 +157,8 @@ class Hearing:
 
     async def _sign_out(self) -> None:
         try:
-            await self.doorbells.sign_out(self.orders.worker_id)
-        except DoorbellError as exc:
-            log.info("worker could not sign out", reason=str(exc))
+            # Whoever could not is forgotten soon, and segments wait to be handed back.
+            async with asyncio.timeout(SIGN_OUT_TIMEOUT_S):
+                await self.doorbells.sign_out(self.orders.worker_id)
+        except (DoorbellError, TimeoutError) as exc:
+            log.info("worker could not sign out", reason=str(exc) or f"Redis was silent for {SIGN_OUT_TIMEOUT_S:g} s")

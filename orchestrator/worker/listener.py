@@ -13,7 +13,6 @@ import socket
 import sys
 import threading
 import warnings
-from typing import Final, Literal
 
 import msgspec
 from celery.platforms import SecurityWarning
@@ -21,19 +20,7 @@ from celery.signals import worker_ready
 
 from orchestrator.scheduling.celery_program import QUEUE, TASK, build_celery
 from orchestrator.telemetry import configure_logging
-
-LISTENS: Final = b"l"
-RANG: Final = b"r"
-FOUND_NOTHING: Final = b"n"
-
-
-class Orders(msgspec.Struct, frozen=True, kw_only=True):
-    """From the worker, as JSON. redis_url: may hold a password, so it is no argument that others see."""
-
-    worker_id: str
-    redis_url: str
-    log_format: Literal["text", "json"]
-    log_level: Literal["debug", "info", "warning", "error"]
+from orchestrator.worker.orders import LISTENS, RANG, Orders
 
 
 class Parent:
@@ -45,9 +32,12 @@ class Parent:
 
     def listen(self) -> None:
         """Until the worker is gone, which ends this process, whatever Celery is doing."""
-        while self._link.recv(1):
-            self._may_go_on.set()
-        os._exit(0)
+        try:
+            while self._link.recv(1):
+                self._may_go_on.set()
+        finally:
+            # Also where the worker went without having read everything, which resets the connection.
+            os._exit(0)
 
     def tell_of_start(self, **_: object) -> None:
         """Celery is connected, and takes rings from here on."""

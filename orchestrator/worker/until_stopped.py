@@ -13,7 +13,7 @@ from orchestrator.bootstrap import WorkerServices
 from orchestrator.settings import Settings
 from orchestrator.stopping import Stopper
 from orchestrator.worker.hearing import Hearing
-from orchestrator.worker.listener import Orders
+from orchestrator.worker.orders import Orders
 
 log = structlog.get_logger()
 

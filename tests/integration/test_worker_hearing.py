@@ -7,16 +7,17 @@ import json
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
 import pytest
+from structlog.testing import capture_logs
 
 from orchestrator.errors import DoorbellError
 from orchestrator.scheduling.celery_program import QUEUE
 from orchestrator.scheduling.doorbell import Doorbells, open_doorbells
-from orchestrator.worker.hearing import Hearing
+from orchestrator.worker.hearing import FIRST_RESTART_DELAY_S, Hearing
 from tests.support.listener import orders_of
 from tests.support.redis import RedisServer, redis, redis_of_session
 
@@ -111,6 +112,25 @@ async def test_a_listener_that_nobody_rings_is_not_taken_for_deaf(redis: RedisSe
         for _ in range(3):
             await heard.is_heard()
         assert listener_of(heard) == first
+
+
+async def test_a_listener_that_cannot_be_started_is_tried_again(redis: RedisServer) -> None:
+    async with listening(redis) as heard:
+        python, heard.hearing.python = heard.hearing.python, "/nowhere/python"
+        os.kill(listener_of(heard), signal.SIGKILL)
+        with capture_logs() as logs, pytest.raises(TimeoutError):
+            async with asyncio.timeout(2 * FIRST_RESTART_DELAY_S):
+                await heard.is_heard()
+        assert any("could not be started" in entry.get("reason", "") for entry in logs)
+        heard.hearing.python = python
+        await heard.is_heard()
+
+
+async def test_a_redis_that_answers_nothing_holds_no_stop_up(redis: RedisServer) -> None:
+    with ExitStack() as stack:
+        async with listening(redis):
+            stack.enter_context(redis.stopped())
+        # Here the worker has stopped, while Redis is still silent.
 
 
 async def test_a_redis_that_was_killed_is_used_again(redis: RedisServer) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.worker.listener import Orders
+from orchestrator.worker.orders import Orders
 
 
 def orders_of(worker_id: str, redis_url: str) -> Orders:

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass
 
+import pytest
 from structlog.testing import capture_logs
 
 from orchestrator.errors import DoorbellError
+from orchestrator.scheduling.celery_program import build_celery
 from orchestrator.scheduling.doorbell import RingingWhileWorkWaits
 
 
@@ -55,3 +58,11 @@ async def test_an_outage_is_told_once_and_so_is_its_end() -> None:
             await ringing.step()
     assert [entry["log_level"] for entry in logs] == ["warning", "info"]
     assert ringer.rings == 2
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [("rediss://redis.example/0", ssl.CERT_REQUIRED), ("rediss://redis.example/0?ssl_cert_reqs=none", ssl.CERT_NONE)],
+)
+def test_celery_believes_no_redis_without_a_certificate_unless_told_to(url: str, expected: ssl.VerifyMode) -> None:
+    assert build_celery(url).connection().ssl["ssl_cert_reqs"] is expected

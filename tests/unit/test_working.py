@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from orchestrator.core.planning import FIRST_SEGMENT_FRAMES
+from orchestrator.core.records import Lease
 from orchestrator.core.states import JobState
 from orchestrator.core.types import FrameBatch, ServedModel
 from orchestrator.errors import (
@@ -21,11 +23,14 @@ from orchestrator.errors import (
     DecoderStalledError,
     DecoderUnavailableError,
     InferenceError,
+    StorageError,
     TritonUnavailableError,
     VideoUnreadableError,
 )
 from orchestrator.testing.fake_model import FakeModel, served_model
 from orchestrator.testing.fake_reader import GeneratedVideo
+from orchestrator.testing.memory_runs import MemoryRunStore
+from orchestrator.testing.memory_stores import memory_stores
 from tests.support.process import Process
 
 
@@ -234,3 +239,29 @@ async def test_another_error_of_the_system_is_a_defect() -> None:
     failure = (await process.jobs.snapshot(job.id)).job.failure
     assert failure is not None
     assert failure.code == "internal_error"
+
+
+class RunsOfAnAwayDatabase(MemoryRunStore):
+    """Takes segments and cannot take them back."""
+
+    async def hand_back(self, lease: Lease, *, strike: str | None = None) -> bool:
+        raise StorageError("the database is away")
+
+
+async def test_a_stop_is_not_held_up_by_a_database_that_is_away() -> None:
+    is_inferring = asyncio.Event()
+
+    async def wait_for_ever() -> None:
+        is_inferring.set()
+        await asyncio.Event().wait()
+
+    stores = memory_stores()
+    stores = replace(stores, runs=RunsOfAnAwayDatabase(stores.runs.world))
+    process = Process(model=InterruptedModel(interruptions=deque([wait_for_ever])), stores=stores)
+    await process.submit()
+    await process.plan()
+    working = asyncio.create_task(process.worker.work_once())
+    await is_inferring.wait()
+    working.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await working

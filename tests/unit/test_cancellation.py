@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import asyncio
+
+from orchestrator.core.cancellation import cancel_until_done
+
+
+async def fail() -> None:
+    raise ValueError("failed")
+
+
+async def test_a_cancellation_that_a_failing_group_swallows_is_sent_again() -> None:
+    is_ending, may_end = asyncio.Event(), asyncio.Event()
+    rounds = 0
+
+    async def end_slowly() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            is_ending.set()
+            await may_end.wait()
+
+    async def work() -> None:
+        nonlocal rounds
+        while True:
+            rounds += 1
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(end_slowly())
+                    group.create_task(fail() if rounds == 1 else asyncio.Event().wait())
+            except* ValueError:
+                pass
+
+    task = asyncio.create_task(work())
+    await is_ending.wait()
+    asyncio.get_running_loop().call_soon(may_end.set)
+    assert await cancel_until_done([task], again_s=0.01) == set()
+    assert task.cancelled()
+
+
+async def test_who_does_not_end_in_time_is_told() -> None:
+    may_end = asyncio.Event()
+
+    async def work() -> None:
+        while not may_end.is_set():
+            try:
+                await may_end.wait()
+            except asyncio.CancelledError:
+                continue
+
+    task = asyncio.create_task(work())
+    await asyncio.sleep(0)
+    assert await cancel_until_done([task], timeout_s=0.02, again_s=0.005) == {task}
+    may_end.set()
+    assert await cancel_until_done([task]) == set()
