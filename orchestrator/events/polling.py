@@ -11,7 +11,7 @@ from orchestrator.events.memory import MemoryEventBus
 from orchestrator.ports import Doorbell, EventStore
 
 POLL_S: Final = 0.25
-# The loops that work look for it by themselves as often.
+# While nobody follows; what a worker that is not rung for hears of new work by.
 IDLE_POLL_S: Final = 1.0
 
 
