@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
 from typing import Final
@@ -85,18 +86,30 @@ class Striker:
 
     def _kill_process(self, role: Role) -> str:
         """One that whoever started it starts again."""
-        self.trial.wait_until(
-            lambda: bool(self.cluster.pids(role)), what=f"a {role.value} lives", timeout_s=FIND_TIMEOUT_S
-        )
-        pid = self.random.choice(sorted(self.cluster.pids(role)))
         if role in (Role.TRITON, Role.MODEL_STUB):
             url = httpx.get(f"{self.cluster.url}/readyz").json()["triton_url"]
             with self.cluster.starting(Role.TRITON):
-                os.kill(pid, signal.SIGKILL)
+                pid = self._kill_one(role)
                 self._wait_for_another(role, pid, url)
         else:
-            os.kill(pid, signal.SIGKILL)
+            pid = self._kill_one(role)
         return f"{role.value} ({pid})"
+
+    def _kill_one(self, role: Role) -> int:
+        """Its pid. One that ended by itself at that moment is not it."""
+        killed: list[int] = []
+
+        def has_killed() -> bool:
+            pids = sorted(self.cluster.pids(role))
+            if pids:
+                pid = self.random.choice(pids)
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                    killed.append(pid)
+            return bool(killed)
+
+        self.trial.wait_until(has_killed, what=f"a {role.value} lives", timeout_s=FIND_TIMEOUT_S)
+        return killed[0]
 
     def _wait_for_another(self, role: Role, killed_pid: int, triton_url: str) -> None:
         """Until the embedded Triton that the server starts again says itself that it is ready."""

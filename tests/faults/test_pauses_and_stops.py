@@ -14,7 +14,7 @@ from tests.faults.conftest import OpenTrial
 from tests.faults.gathering import gather_rows
 from tests.faults.process_tree import decoders
 from tests.faults.topology import PLAIN, SCALED, TWO_SERVERS, Role, Topology, as_parameters
-from tests.faults.works import ALL_FRAMES, EVERY_OTHER, EVERY_THIRD
+from tests.faults.works import ALL_FRAMES, EVERY_OTHER, EVERY_THIRD, SHORT
 from tests.support.faulty_triton import INFER, FaultyTriton, Spoiling
 
 pytestmark = [pytest.mark.needs("triton"), pytest.mark.timeout(180)]
@@ -23,6 +23,7 @@ LEASE_S: Final = 2
 FOLLOWERS: Final = 10
 # The issue's own bound for a stop while clients follow.
 STOP_LIMIT_S: Final = 10.0
+SILENT_S: Final = 3.0
 STALL_TIMEOUT_S: Final = 2
 SLOW_S: Final = 0.2
 BOUNCED: Final = "segment lost to another attempt"
@@ -53,6 +54,28 @@ def test_late_commits_of_a_program_that_stood_still_bounce(
 
 def log_of(cluster: Cluster, name: str) -> str:
     return next(text for program, text in cluster.logs() if program.rpartition("-")[0] == name)
+
+
+@pytest.mark.thorough
+@pytest.mark.needs("postgresql")
+@pytest.mark.needs("redis")
+def test_a_redis_that_answers_nothing_holds_nobody_up(trial_on: OpenTrial, seed: int) -> None:
+    with trial_on(SCALED, seed) as trial:
+        fault = trial.faults.plan("SIGSTOP of Redis")
+        for work in (ALL_FRAMES, EVERY_OTHER, EVERY_THIRD):
+            trial.submit(work)
+        trial.wait_for_share(trial.random.uniform(0.0, 0.4))
+        redis = trial.cluster.around.redis
+        assert redis is not None
+        with redis.stopped():
+            fault.fired(redis.pid)
+            # The checker looks at how long readiness takes meanwhile.
+            trial.pass_time(SILENT_S)
+            leaving = trial.cluster.worker_names[0]
+            assert trial.cluster.stop(leaving, timeout_s=STOP_LIMIT_S) == 0
+            trial.submit(SHORT)
+            trial.wait_for_share(1.0)
+        trial.cluster.start(leaving)
 
 
 def test_the_only_server_goes_on_after_it_stood_still(trial_on: OpenTrial, seed: int) -> None:

@@ -70,8 +70,8 @@ def look_at(trial: Trial, job_ids: list[str]) -> None:
             began_s = time.monotonic()
             http.get(path).raise_for_status()
             assert time.monotonic() - began_s < LOOK_LIMIT_S, path
-        sample = sorted(trial.random.sample(range(JOBS // 10, JOBS), 20))
+        # Of one client: those that send side by side overtake one another.
+        sample = sorted(trial.random.sample(range(JOBS // 10, JOBS, CLIENTS), 20))
         places = [http.get(f"/v1/jobs/{job_ids[number]}").json()["queue_position"] for number in sample]
-    # Clients that send side by side overtake one another by a few.
-    assert all(before < after + CLIENTS * 4 for before, after in itertools.pairwise(places)), places
+    assert all(before < after for before, after in itertools.pairwise(places)), places
     assert abs(places[-1] - sample[-1]) < JOBS // 20, (places, sample)
