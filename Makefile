@@ -14,9 +14,10 @@ TESTS ?=
 # Where the kills strike: drawn anew and told where SEED is empty; as many sets of moments as SEEDS.
 SEED ?=
 SEEDS ?= 5
-# These share no machine-wide thing, so each core takes a part; the others start Tritons and measure nobody else's load.
 QUICK_TESTS := tests/repository tests/unit tests/contract
 WHOLE_TESTS := tests/integration tests/e2e
+# What starts Tritons has some of its files side by side, as many as two cores carry; the rest takes a core each.
+BY_FILE := -n 2 --dist loadfile
 # Faults are mostly waited for, and each scenario has programs, ports and databases of its own.
 SIDE_BY_SIDE := -n 3 --dist worksteal
 
@@ -70,7 +71,7 @@ ifdef TESTS
 	.venv/bin/python -m pytest -q $(TESTS)
 else
 	.venv/bin/python -m pytest -q -n auto $(QUICK_TESTS)
-	.venv/bin/python -m pytest -q $(WHOLE_TESTS)
+	.venv/bin/python -m pytest -q $(BY_FILE) $(WHOLE_TESTS)
 endif
 
 .PHONY: test-unit
