@@ -257,6 +257,10 @@ class Cluster:
         for path in sorted(self.folder.glob("*.log")):
             yield path.stem, path.read_text(errors="replace")
 
+    def times_told(self, words: str) -> int:
+        """In all logs so far."""
+        return sum(text.count(words) for _, text in self.logs())
+
     def log_alarms(self) -> tuple[str, ...]:
         return tuple(
             f"{name}: {line.strip():.300}"

@@ -62,6 +62,8 @@ def test_silent_clients_cost_neither_memory_nor_the_others_a_moment_nor_a_stop(
         for _ in range(SILENT):
             silent.enter_context(silent_client(trial.cluster.url, job_id))
         rss_mb, lags_s = asyncio.run(follow_all(trial, job_id))
+        stuck = stuck_connections(trial.cluster.url)
+        assert stuck >= SILENT, f"{stuck} clients leave something unread"
         assert rss_mb < MOST_GROWTH_MB
         assert sorted(lags_s)[int(0.99 * len(lags_s))] < P99_LAG_S
         began_s = time.monotonic()
