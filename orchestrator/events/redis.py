@@ -22,7 +22,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from orchestrator.core.cancellation import cancel_until_done, is_cancelled
+from orchestrator.cancellation import cancel_until_done, is_cancelled
 from orchestrator.core.progress import ProgressShare
 from orchestrator.errors import SettingsError
 from orchestrator.events.memory import MemoryEventBus, MemorySubscription

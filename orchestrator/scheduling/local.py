@@ -10,7 +10,7 @@ from typing import Final
 
 import structlog
 
-from orchestrator.core.cancellation import cancel_until_done
+from orchestrator.cancellation import cancel_until_done
 from orchestrator.errors import TrireelError
 
 log = structlog.get_logger()

@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from orchestrator.core.cancellation import is_cancelled
+from orchestrator.cancellation import is_cancelled
 from orchestrator.errors import DoorbellError
 from orchestrator.scheduling.doorbell import SIGN_OF_LIFE_EVERY_S, Doorbells
 from orchestrator.worker.orders import FOUND_NOTHING, RANG, Orders

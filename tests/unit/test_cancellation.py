@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 
-from orchestrator.core.cancellation import cancel_until_done
+from orchestrator.cancellation import cancel_until_done
 
 
 async def fail() -> None:
