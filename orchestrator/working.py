@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -15,7 +15,7 @@ from orchestrator.core.postponed import Postponed
 from orchestrator.core.records import Failure, LeasedSegment, Run, SegmentResult
 from orchestrator.core.sampling import SampledFrames
 from orchestrator.core.shortage import is_shortage
-from orchestrator.core.types import Candidates, ServedModel, StageSeconds
+from orchestrator.core.types import Candidates, Lease, ServedModel, StageSeconds
 from orchestrator.errors import (
     DecoderCrashedError,
     DecoderError,
@@ -24,6 +24,7 @@ from orchestrator.errors import (
     LeaseLostError,
     NotFoundError,
     RunUnwantedError,
+    StorageError,
     TrireelError,
     VideoError,
 )
@@ -47,7 +48,8 @@ class Worker:
     """One taker of segments. batch_frames: most frames a request to Triton. retry_pause_s: of a run that waits.
 
     wait_budget_s: how long a run may wait for Triton or its model, without a segment committed, before it fails.
-    after: the run and segment it ended last, whose decoder is still open.
+    after: the run and segment it ended last, whose decoder is still open. owed: leases that the database was not there
+    to take back, with the strike of each; one that is taken over when it has expired would count as a crash of ours.
     """
 
     tools: SegmentTools
@@ -63,9 +65,11 @@ class Worker:
     retry_pause_s: float
     wait_budget_s: float
     after: tuple[str, int] | None = None
+    owed: list[tuple[Lease, str | None]] = field(default_factory=list)
 
     async def work_once(self) -> bool:
         """Take one segment to its end; False if there was none to take."""
+        await self._hand_back_owed()
         now = self.tools.utc_now()
         until = now + timedelta(seconds=self.tools.lease_s)
         avoid = self.postponed.at(self.tools.monotonic_s())
@@ -81,7 +85,7 @@ class Worker:
                 await self._hand_back_at_stop(leased)
                 raise
             except TrireelError:
-                # Storage failed while a failure was dealt with: the loop pauses, and the lease ends by itself.
+                # Storage failed while a failure was dealt with: the loop pauses.
                 raise
             except Exception:
                 # The top of a background task: a defect of ours ends the run truthfully instead of looping.
@@ -89,6 +93,12 @@ class Worker:
                 await self.tools.runs.hand_back(leased.lease)
                 await self._fail(leased.run, UNEXPECTED)
         return True
+
+    async def _hand_back_owed(self) -> None:
+        while self.owed:
+            lease, strike = self.owed[-1]
+            await self.tools.runs.hand_back(lease, strike=strike)
+            self.owed.pop()
 
     async def _hand_back_at_stop(self, leased: LeasedSegment) -> None:
         """A stop is not held up by a database that is away: the lease then ends by itself."""
@@ -190,7 +200,12 @@ class Worker:
         """Hand the segment back, or end its run, by the kind of the error."""
         run = leased.run
         is_strike = isinstance(error, DecoderError) and not isinstance(error, DecoderUnavailableError)
-        is_held = await self.tools.runs.hand_back(leased.lease, strike=error.code if is_strike else None)
+        strike = error.code if is_strike else None
+        try:
+            is_held = await self.tools.runs.hand_back(leased.lease, strike=strike)
+        except StorageError:
+            self.owed.append((leased.lease, strike))
+            raise
         job_ids = await self.upkeep.job_ids(run.id)
         if not is_held:
             log.warning("segment lost to another attempt", job_ids=job_ids, code=error.code)

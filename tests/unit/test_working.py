@@ -241,11 +241,35 @@ async def test_another_error_of_the_system_is_a_defect() -> None:
     assert failure.code == "internal_error"
 
 
+@dataclass(frozen=True, slots=True)
 class RunsOfAnAwayDatabase(MemoryRunStore):
-    """Takes segments and cannot take them back."""
+    """Takes segments, and cannot take them back until it `is_back`."""
+
+    is_back: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def hand_back(self, lease: Lease, *, strike: str | None = None) -> bool:
-        raise StorageError("the database is away")
+        if not self.is_back.is_set():
+            raise StorageError("the database is away")
+        return await MemoryRunStore.hand_back(self, lease, strike=strike)
+
+
+async def test_a_segment_that_the_database_was_not_there_to_take_back_is_handed_back_without_a_strike() -> None:
+    stores = memory_stores()
+    runs = RunsOfAnAwayDatabase(stores.runs.world)
+    process = Process(stores=replace(stores, runs=runs))
+    process.model.failures = deque([TritonUnavailableError("away")] * 2)
+    job = (await process.submit()).job
+    await process.plan()
+    for _ in range(2):
+        with pytest.raises(StorageError):
+            await process.worker.work_once()
+    runs.is_back.set()
+    # Whoever comes later than the lease lasts would give it a strike, and give its frames up after three of them.
+    await process.work_until_idle()
+    assert process.worker.owed == []
+    ended = await process.jobs.snapshot(job.id)
+    assert (ended.job.state, ended.run.ledger.inferred) == (JobState.SUCCEEDED, 100)
+    assert {segment.strikes for segment in runs.world.segments[job.run_id]} == {0}
 
 
 async def test_a_stop_is_not_held_up_by_a_database_that_is_away() -> None:
