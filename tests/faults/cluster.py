@@ -38,12 +38,13 @@ SMALL_SEGMENTS: Final = {"SEGMENT_FRAMES": "8", "DECODERS": "2", "BATCH_FRAMES":
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
-    """What a deployment stands on. triton_url: of a proxy in front of `triton`. mounts: every program runs in there."""
+    """What a deployment stands on. triton_url, redis_url: of a proxy in front. mounts: every program runs in there."""
 
     triton: TritonProgram | None = None
     triton_url: str | None = None
     postgres: PostgresServer | None = None
     redis: RedisServer | None = None
+    redis_url: str | None = None
     mounts: PrivateMounts | None = None
 
 
@@ -322,7 +323,7 @@ class Cluster:
         if self.around.postgres is not None:
             own["DATABASE_URL"] = self.around.postgres.url()
         if self.around.redis is not None:
-            own["REDIS_URL"] = self.around.redis.url()
+            own["REDIS_URL"] = self.around.redis_url or self.around.redis.url()
         if not self.topology.has_own_triton:
             triton = self.around.triton
             own["TRITON_URL"] = self.around.triton_url or (triton.grpc_url if triton else "")

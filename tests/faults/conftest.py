@@ -99,7 +99,7 @@ def quiet(
 def trial_on(
     quiet: QuietServer, repository: Path, request: pytest.FixtureRequest, tmp_path: Path
 ) -> Callable[..., AbstractContextManager[Trial]]:
-    """Opens a trial on a fresh cluster. triton: else the shared one. triton_url: of a proxy in front of it."""
+    """Opens a trial on a fresh cluster. triton: else the shared one. triton_url, redis_url: of a proxy in front."""
 
     @contextmanager
     def open_on(
@@ -108,6 +108,7 @@ def trial_on(
         *,
         triton: TritonProgram | None = None,
         triton_url: str | None = None,
+        redis_url: str | None = None,
         mounts: PrivateMounts | None = None,
         **settings: str,
     ) -> Iterator[Trial]:
@@ -115,7 +116,12 @@ def trial_on(
         postgres: PostgresServer | None = request.getfixturevalue("postgres") if topology.has_postgresql else None
         redis: RedisServer | None = request.getfixturevalue("redis") if topology.has_redis else None
         around = Surroundings(
-            triton=triton or shared, triton_url=triton_url, postgres=postgres, redis=redis, mounts=mounts
+            triton=triton or shared,
+            triton_url=triton_url,
+            postgres=postgres,
+            redis=redis,
+            redis_url=redis_url,
+            mounts=mounts,
         )
         folder = tmp_path / topology.name
         with (
