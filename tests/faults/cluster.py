@@ -15,6 +15,7 @@ from typing import Final
 
 import httpx
 import psutil
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.faults import process_tree
 from tests.faults.evidence import Footprint, Leftovers, Truth
@@ -33,6 +34,7 @@ ORPHAN_TIMEOUT_S: Final = 5.0
 # Lines that only a defect of ours writes: the tops of background tasks, and the web's last resort.
 ALARMS: Final = ("failed unexpectedly", "unforeseen error", "Task exception was never retrieved", "Bus error")
 DEPENDENCIES: Final = (Role.TRITON, Role.POSTGRESQL)
+SLOTS_FREE: Final = "trireel_slots_free"
 SMALL_SEGMENTS: Final = {"SEGMENT_FRAMES": "8", "DECODERS": "2", "BATCH_FRAMES": "4"}
 
 
@@ -142,7 +144,7 @@ class Cluster:
             )
             self.note(name, is_up=True)
         else:
-            metrics_url = f"http://{LOOPBACK}:{self._port_of(name)}/metrics"
+            metrics_url = self._metrics_url(name)
             running.program.wait_until(lambda: is_answered(metrics_url), timeout_s=START_TIMEOUT_S, what="at work")
 
     def start_in_vain(self, name: str) -> tuple[int, str]:
@@ -309,7 +311,19 @@ class Cluster:
             descriptors=psutil.Process(pid).num_fds(),
             children=len(process_tree.descendants(pid)),
             rss_mb=process_tree.resident_mb(pid),
+            slots_free=self._slots_free(name),
         )
+
+    def _slots_free(self, name: str) -> int:
+        """As its metrics tell; 0 where it has none."""
+        text = httpx.get(self._metrics_url(name), timeout=START_TIMEOUT_S, trust_env=False).text
+        samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
+        return int(sum(sample.value for sample in samples if sample.name == SLOTS_FREE))
+
+    def _metrics_url(self, name: str) -> str:
+        if name in self.api_names:
+            return f"{self.url_of(self.api_names.index(name))}/metrics"
+        return f"http://{LOOPBACK}:{self._port_of(name)}/metrics"
 
     def _environment(self, name: str) -> dict[str, str]:
         own = {

@@ -153,12 +153,13 @@ class Truth:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Footprint:
-    """Of one program."""
+    """Of one program. slots_free: of shared memory, for frames."""
 
     program: str
     descriptors: int
     children: int
     rss_mb: float
+    slots_free: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

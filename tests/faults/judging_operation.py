@@ -50,6 +50,8 @@ def _growth(before: Footprint, after: Footprint) -> Iterator[str]:
         yield f"{after.descriptors} descriptors, {before.descriptors} at the start"
     if after.children > before.children:
         yield f"{after.children} processes below it, {before.children} at the start"
+    if after.slots_free != before.slots_free:
+        yield f"{after.slots_free} slots are free, {before.slots_free} at the start"
     if after.rss_mb > before.rss_mb + MORE_RSS_MB:
         yield f"{after.rss_mb:.0f} MB resident, {before.rss_mb:.0f} at the start"
 

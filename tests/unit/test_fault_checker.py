@@ -141,8 +141,8 @@ def probe(path: str, at_s: float, status: int | None, *, took_s: float = 0.1) ->
     return Probe(path=path, at_s=at_s, took_s=took_s, status=status)
 
 
-def footprint(*, descriptors: int = 20, children: int = 1, rss_mb: float = 100.0) -> Footprint:
-    return Footprint(program="api", descriptors=descriptors, children=children, rss_mb=rss_mb)
+def footprint(*, descriptors: int = 20, children: int = 1, rss_mb: float = 100.0, slots_free: int = 4) -> Footprint:
+    return Footprint(program="api", descriptors=descriptors, children=children, rss_mb=rss_mb, slots_free=slots_free)
 
 
 def with_told(evidence: Evidence, **changes: Any) -> Evidence:
@@ -264,6 +264,7 @@ DOCTORED: Final[dict[str, dict[str, Doctor]]] = {
         "descriptors": lambda e: replace(e, leftovers=replace(e.leftovers, after=(footprint(descriptors=99),))),
         "processes": lambda e: replace(e, leftovers=replace(e.leftovers, after=(footprint(children=2),))),
         "memory": lambda e: replace(e, leftovers=replace(e.leftovers, after=(footprint(rss_mb=900.0),))),
+        "slots": lambda e: replace(e, leftovers=replace(e.leftovers, after=(footprint(slots_free=3),))),
     },
     "I7": {
         "no end": lambda e: with_told(e, replay=durable()[:-1]),
