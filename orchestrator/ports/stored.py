@@ -181,7 +181,7 @@ class RunStore(Protocol):
         """Whether a RUNNING job still wants it."""
 
     async def free_leases(self) -> int:
-        """Open every leased segment: at the start of the only server on this database."""
+        """Open every leased segment, with a strike: at the start of the only server on this database."""
 
     async def to_finalize(self) -> Sequence[Run]:
         """OPEN runs all of whose segments are DONE, moved to FINALIZING, and those already FINALIZING."""

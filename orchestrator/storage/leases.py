@@ -50,7 +50,7 @@ REOPEN_SEGMENTS: Final = update(segments).where(IS_LEASED).values(state=SegmentS
 # Only OPEN runs have leased segments, and the others are the many.
 REOPEN_ALL_SEGMENTS: Final = REOPEN_SEGMENTS.where(
     segments.c.run_id.in_(select(runs.c.id).where(runs.c.state == RunState.OPEN))
-)
+).values(strikes=segments.c.strikes + 1, strike_reason=WorkerLostError.code)
 REOPEN_SEGMENTS_OF_RUN: Final = REOPEN_SEGMENTS.where(segments.c.run_id == bindparam("of_run"))
 HAND_BACK: Final = REOPEN_SEGMENTS.where(IS_HELD)
 HAND_BACK_WITH_STRIKE: Final = HAND_BACK.values(strikes=segments.c.strikes + 1, strike_reason=bindparam("strike"))

@@ -143,7 +143,7 @@ class SqlRunStore(SqlStore):
 
     @writing
     def free_leases(self, connection: Connection) -> int:
-        # No strikes: that a server stopped says nothing against the segments that were open in it.
+        # A server that stops hands its segments back. These were open in one that died, perhaps of that very segment.
         return connection.execute(leases.REOPEN_ALL_SEGMENTS).rowcount
 
     async def to_finalize(self) -> Sequence[Run]:

@@ -109,7 +109,7 @@ class MemoryRunStore:
         return self.world.is_wanted(run_id)
 
     async def free_leases(self) -> int:
-        return sum(self._reopen_all(run_id) for run_id in self.world.segments)
+        return sum(self._reopen_all(run_id, strike=WorkerLostError.code) for run_id in self.world.segments)
 
     async def to_finalize(self) -> Sequence[Run]:
         for run in list(self.world.runs.values()):
@@ -167,10 +167,10 @@ class MemoryRunStore:
             lease=lease, plan=segment.plan, run=run, strikes=segment.strikes, strike_reason=segment.strike_reason
         )
 
-    def _reopen_all(self, run_id: str) -> int:
+    def _reopen_all(self, run_id: str, *, strike: str | None = None) -> int:
         leased = [each for each in self.world.segments.get(run_id, []) if each.state is SegmentState.LEASED]
         for segment in leased:
-            segment.reopen()
+            segment.reopen(strike=strike)
         return len(leased)
 
 

@@ -205,7 +205,7 @@ async def test_handing_back_a_committed_segment_changes_nothing(scenario: Scenar
     assert await scenario.lease() is None
 
 
-async def test_a_restart_frees_every_lease_without_a_strike(scenario: Scenario, stores: Stores) -> None:
+async def test_a_restart_frees_every_lease_with_the_strike_of_a_lost_worker(scenario: Scenario, stores: Stores) -> None:
     await scenario.start(segments=3)
     await scenario.commit(await scenario.lease_one())
     lost = await scenario.lease_one()
@@ -214,7 +214,7 @@ async def test_a_restart_frees_every_lease_without_a_strike(scenario: Scenario, 
     with pytest.raises(LeaseLostError):
         await scenario.commit(lost)
     again = await scenario.lease_one()
-    assert (again.plan, again.strikes) == (lost.plan, 0)
+    assert (again.plan, again.strikes, again.strike_reason) == (lost.plan, 1, "worker_lost")
 
 
 async def test_a_run_is_finalized_once_all_its_segments_are_done(scenario: Scenario, stores: Stores) -> None:
