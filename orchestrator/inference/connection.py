@@ -7,6 +7,8 @@ Serialising frames and reading answers must not delay the loop that answers peop
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager
@@ -65,7 +67,17 @@ def triton_errors(subject: str) -> Iterator[None]:
     try:
         yield
     except grpc.aio.AioRpcError as exc:
-        raise ERROR_BY_STATUS.get(exc.code(), InferenceError)(f"{subject}: {exc.details()}") from exc
+        kind = TritonUnavailableError if _lacks_room(exc) else ERROR_BY_STATUS.get(exc.code(), InferenceError)
+        raise kind(f"{subject}: {exc.details()}") from exc
+
+
+def _lacks_room(exc: grpc.aio.AioRpcError) -> bool:
+    """Whether shared memory of the server's own was full, which passes and says nothing of the frames.
+
+    Seen with 2.51, whose Python backend enlarges its pool when larger batches come: "Failed to increase the shared memory
+    pool size for key ... Error: No space left on device".
+    """
+    return exc.code() is grpc.StatusCode.INTERNAL and os.strerror(errno.ENOSPC) in (exc.details() or "")
 
 
 @dataclass(slots=True)

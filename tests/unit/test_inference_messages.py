@@ -138,6 +138,14 @@ def test_the_status_decides_whether_to_ask_again(status: grpc.StatusCode, error:
     assert caught.value.retryable is (error is not InferenceError)
 
 
+def test_a_server_without_room_in_shared_memory_is_asked_again() -> None:
+    details = (
+        "Failed to increase the shared memory pool size for key 'x' to 2097152 bytes. Error: No space left on device"
+    )
+    with pytest.raises(TritonUnavailableError, match="No space left"), triton_errors("cars"):
+        raise rpc_error(grpc.StatusCode.INTERNAL, details)
+
+
 @pytest.mark.parametrize(
     ("status", "details", "refused"),
     [
