@@ -74,8 +74,8 @@ def triton_errors(subject: str) -> Iterator[None]:
 def _lacks_room(exc: grpc.aio.AioRpcError) -> bool:
     """Whether shared memory of the server's own was full, which passes and says nothing of the frames.
 
-    Seen with 2.51, whose Python backend enlarges its pool when larger batches come: "Failed to increase the shared memory
-    pool size for key ... Error: No space left on device".
+    Seen with 2.51, whose Python backend enlarges its pool when larger batches come: "Failed to increase the shared
+    memory pool size for key ... Error: No space left on device".
     """
     return exc.code() is grpc.StatusCode.INTERNAL and os.strerror(errno.ENOSPC) in (exc.details() or "")
 
