@@ -12,6 +12,7 @@ from datetime import timedelta
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from structlog.testing import capture_logs
 
 from orchestrator.core.planning import FIRST_SEGMENT_FRAMES
 from orchestrator.core.records import Lease
@@ -235,7 +236,10 @@ async def test_another_error_of_the_system_is_a_defect() -> None:
 
     process = Process(model=InterruptedModel(interruptions=deque([break_down])))
     job = (await process.submit()).job
-    await process.work_until_idle()
+    # Rendering the traceback of a whole process takes seconds.
+    with capture_logs() as logs:
+        await process.work_until_idle()
+    assert "segment failed unexpectedly" in [entry["event"] for entry in logs]
     failure = (await process.jobs.snapshot(job.id)).job.failure
     assert failure is not None
     assert failure.code == "internal_error"
