@@ -84,7 +84,8 @@ test-export: $(TRITON) $(EXPORT) ## the tests of the export; installs PyTorch
 
 .PHONY: faults
 faults: $(SERVE) $(DEV) $(TRITON) ## strike deployments with every fault there is: [SEED=7] [SEEDS=5], half an hour at most
-	FAULTS_SEED=$(SEED) FAULTS_SEEDS=$(SEEDS) .venv/bin/python -m pytest -q $(SIDE_BY_SIDE) tests/faults
+	FAULTS_SEED=$(SEED) FAULTS_SEEDS=$(SEEDS) .venv/bin/python -m pytest -q $(SIDE_BY_SIDE) -m "not alone" tests/faults
+	FAULTS_SEED=$(SEED) FAULTS_SEEDS=$(SEEDS) .venv/bin/python -m pytest -q -m alone tests/faults
 
 .PHONY: faults-quick
 faults-quick: $(SERVE) $(DEV) $(TRITON) ## the part of it that CI does, in five minutes

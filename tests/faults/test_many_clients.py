@@ -52,6 +52,8 @@ def test_reconnects_at_random_cuts_tell_every_event_once(trial_on: OpenTrial, se
         assert cuts >= FOLLOWERS_CUT
 
 
+@pytest.mark.thorough
+@pytest.mark.alone
 def test_silent_clients_cost_neither_memory_nor_the_others_a_moment_nor_a_stop(
     trial_on: OpenTrial, quiet: QuietServer, seed: int
 ) -> None:

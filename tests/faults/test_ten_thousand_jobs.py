@@ -15,7 +15,7 @@ from tests.faults.trial import Trial
 from tests.faults.works import QuietServer, part_of_clip
 from tests.support.faulty_triton import INFER, FaultyTriton, Spoiling
 
-pytestmark = [pytest.mark.needs("triton"), pytest.mark.thorough, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.needs("triton"), pytest.mark.thorough, pytest.mark.alone, pytest.mark.timeout(600)]
 
 JOBS: Final = 10_000
 # So many runs: each job shares its own with some hundreds.
