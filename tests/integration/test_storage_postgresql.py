@@ -299,7 +299,8 @@ async def test_a_server_that_starts_alone_frees_what_the_last_ones_left(
         assert second.data_dir.is_alone
         await recover(second)
         assert not list((tmp_path / "incoming").iterdir())
-        assert (await Scenario(second).lease_one()).strikes == 0
+        leased = await Scenario(second).lease_one()
+        assert (leased.strikes, leased.strike_reason) == (1, "worker_lost")
 
 
 async def test_two_servers_never_work_on_one_segment(postgres: PostgresServer, tmp_path: Path) -> None:
