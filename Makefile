@@ -16,7 +16,7 @@ SEED ?=
 SEEDS ?= 5
 QUICK_TESTS := tests/repository tests/unit tests/contract
 WHOLE_TESTS := tests/integration tests/e2e
-# What starts Tritons has some of its files side by side, as many as two cores carry; the rest takes a core each.
+# Whatever starts a Triton uses a core or two by itself: two files at once, however many cores there are.
 BY_FILE := -n 2 --dist loadfile
 # Faults are mostly waited for, and each scenario has programs, ports and databases of its own.
 SIDE_BY_SIDE := -n 3 --dist worksteal

@@ -96,7 +96,7 @@ async def open_run(stores: Stores, video: Video, plans: list[SegmentPlan], *, ev
 
 
 def lengthen_round_trips(seconds: float) -> None:
-    """Of every statement, BEGIN and COMMIT of this process."""
+    """Of every statement, BEGIN and COMMIT of this process: its database threads wait as they would for a network."""
 
     def wait(*_: object) -> None:
         time.sleep(seconds)

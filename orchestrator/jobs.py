@@ -28,6 +28,7 @@ from orchestrator.ports import (
     VideoReader,
     VideoStore,
 )
+from orchestrator.segment import close_unwanted
 
 log = structlog.get_logger()
 
@@ -156,7 +157,7 @@ class Jobs:
         if has_moved:
             await self.announcer.announce([job])
         await self.announcer.announce(await self.store.settle_cancelled(now=self.utc_now()))
-        await self._close_unwanted(job.run_id)
+        await close_unwanted(job.run_id, self.runs, self.reader)
         return await self.snapshot(job_id)
 
     async def retry(self, job_id: str) -> JobSnapshot:
@@ -176,7 +177,7 @@ class Jobs:
         orphaned_run = await self.store.remove(job_id)
         if orphaned_run:
             await self._forget_run(orphaned_run)
-        await self._close_unwanted(job.run_id)
+        await close_unwanted(job.run_id, self.runs, self.reader)
         await self.announcer.removed(job_id)
 
     async def _spec_of(self, request: JobRequest, video: Video) -> tuple[JobSpec, ServedModel]:
@@ -206,11 +207,6 @@ class Jobs:
         """Of one whose rows are deleted, the rest."""
         await self.archive.remove(run_id)
         self.meters.end(run_id)
-
-    async def _close_unwanted(self, run_id: str) -> None:
-        """Let go of the video's file if nobody works on the run any more; a segment at work closes its own."""
-        if not await self.runs.is_wanted(run_id):
-            await self.reader.close_run(run_id)
 
     async def _snapshot_of(self, job: Job) -> JobSnapshot:
         run, video = await self.runs.get(job.run_id), await self.videos.get(job.video_id)

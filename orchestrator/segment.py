@@ -73,6 +73,17 @@ class _Kept:
         )
 
 
+async def close_unwanted(run_id: str, runs: RunStore, reader: VideoReader) -> bool:
+    """End the decoders that wait for more segments of a run that nobody wants; whether it is so.
+
+    One at work ends by itself: its commit finds that the run is not wanted.
+    """
+    if await runs.is_wanted(run_id):
+        return False
+    await reader.close_run(run_id)
+    return True
+
+
 async def run_segment(
     leased: LeasedSegment,
     request: SegmentRequest,

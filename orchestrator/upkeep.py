@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -24,6 +24,7 @@ from orchestrator.ports import (
     VideoStore,
 )
 from orchestrator.sampled_runs import SampledRuns
+from orchestrator.segment import close_unwanted
 
 log = structlog.get_logger()
 
@@ -54,7 +55,8 @@ class Upkeep:
         expired = await self.jobs.expire(now=now)
         moved = [*expired, *await self.jobs.admit(max_running=self.max_running_jobs, now=now)]
         await self.announcer.announce(moved)
-        await self._let_go({job.run_id for job in expired})
+        for run_id in {job.run_id for job in expired}:
+            await close_unwanted(run_id, self.runs, self.reader)
         planned = await self.runs.to_plan()
         await self._each(planned, self._plan)
         return bool(settled or moved or planned)
@@ -81,12 +83,6 @@ class Upkeep:
     async def job_ids(self, run_id: str) -> list[str]:
         """Of the run's live jobs, for the log."""
         return [job.id for job in await self.jobs.of_run(run_id) if not job.state.is_terminal]
-
-    async def _let_go(self, run_ids: Collection[str]) -> None:
-        """End the decoders that wait for more segments of runs that nobody wants; one at work ends by itself."""
-        for run_id in run_ids:
-            if not await self.runs.is_wanted(run_id):
-                await self.reader.close_run(run_id)
 
     async def _each(self, runs: Sequence[Run], step: Callable[[Run], Awaitable[None]]) -> None:
         """Take the step for every run; one that cannot go on does not hold the others up.

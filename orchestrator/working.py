@@ -31,7 +31,7 @@ from orchestrator.errors import (
 from orchestrator.metering import Meters
 from orchestrator.ports import EventBus, ModelCatalogue, SegmentRequest, VideoFiles, VideoStore
 from orchestrator.sampled_runs import SampledRuns
-from orchestrator.segment import SegmentTools, run_segment
+from orchestrator.segment import SegmentTools, close_unwanted, run_segment
 from orchestrator.upkeep import Upkeep
 
 log = structlog.get_logger()
@@ -109,15 +109,8 @@ class Worker:
 
     async def _let_go_of_last(self) -> None:
         """End the decoders of the run worked on last, once nobody wants it: who finalizes it may be another process."""
-        if self.after is not None and await self._let_go(self.after[0]):
+        if self.after is not None and await close_unwanted(self.after[0], self.tools.runs, self.tools.reader):
             self.after = None
-
-    async def _let_go(self, run_id: str) -> bool:
-        """End the decoders that wait for more of this run, unless somebody wants it; whether they were ended."""
-        if await self.tools.runs.is_wanted(run_id):
-            return False
-        await self.tools.reader.close_run(run_id)
-        return True
 
     async def _work_on(self, leased: LeasedSegment, *, leased_at: datetime) -> None:
         failure: TrireelError | None = None
@@ -209,7 +202,7 @@ class Worker:
         job_ids = await self.upkeep.job_ids(run.id)
         if not is_held:
             log.warning("segment lost to another attempt", job_ids=job_ids, code=error.code)
-            await self._let_go(run.id)
+            await close_unwanted(run.id, self.tools.runs, self.tools.reader)
         elif isinstance(error, RunUnwantedError):
             await self.tools.reader.close_run(run.id)
             await self.upkeep.settle_cancelled()

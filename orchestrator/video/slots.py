@@ -169,7 +169,7 @@ def _open_region(byte_size: int) -> Iterator[Region]:
         # Held by this process and its children, and before the name is there for others to find.
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         _allocate(fd, byte_size)
-        # Only with a descriptor of a folder does Python follow the link; an absolute path makes nothing of it.
+        # Python follows the link only when given a descriptor of a folder, which an absolute path has no use for.
         os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd)
         yield Region(fd, f"/{name}", byte_size)
     finally:

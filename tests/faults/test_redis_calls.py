@@ -10,7 +10,8 @@ import pytest
 from tests.faults.conftest import OpenTrial
 from tests.faults.topology import SCALED
 from tests.faults.works import ALL_FRAMES, EVERY_OTHER, EVERY_THIRD
-from tests.support.counted_redis import HangUp, counted_redis
+from tests.support.counted_redis import counted_redis
+from tests.support.cutting_proxy import Cut
 from tests.support.redis import RedisServer
 
 pytestmark = [*SCALED.marks, pytest.mark.thorough, pytest.mark.timeout(180)]
@@ -19,15 +20,15 @@ pytestmark = [*SCALED.marks, pytest.mark.thorough, pytest.mark.timeout(180)]
 LARGEST: Final = 24
 
 
-@pytest.mark.parametrize("manner", HangUp, ids=lambda manner: manner.name.lower())
+@pytest.mark.parametrize("cut", Cut, ids=lambda cut: cut.name.lower())
 def test_every_request_to_redis_may_be_lost(
-    trial_on: OpenTrial, redis: RedisServer, sweep: Callable[[], Iterator[int]], seed: int, manner: HangUp
+    trial_on: OpenTrial, redis: RedisServer, sweep: Callable[[], Iterator[int]], seed: int, cut: Cut
 ) -> None:
-    with counted_redis(redis.port) as proxy, trial_on(SCALED, seed, redis_url=proxy.url) as trial:
+    with counted_redis(redis.port) as counted, trial_on(SCALED, seed, redis_url=counted.url) as trial:
         fault = trial.faults.plan("the n-th request to Redis is lost")
         for work in (ALL_FRAMES, EVERY_OTHER, EVERY_THIRD):
             trial.submit(work)
         for number in sweep():
             if number > LARGEST:
                 break
-            fault.fired(proxy.strike(number, manner))
+            fault.fired(counted.strike(number, cut))

@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 from orchestrator.errors import DoorbellError
 from orchestrator.scheduling.celery_program import QUEUE
 from orchestrator.scheduling.doorbell import Doorbells, open_doorbells
-from orchestrator.worker.hearing import FIRST_RESTART_DELAY_S, Hearing
+from orchestrator.worker.hearing import FIRST_RESTART_DELAY_S, SIGN_OUT_TIMEOUT_S, Hearing
 from tests.support.listener import orders_of
 from tests.support.redis import RedisServer, redis, redis_of_session
 
@@ -127,10 +127,13 @@ async def test_a_listener_that_cannot_be_started_is_tried_again(redis: RedisServ
 
 
 async def test_a_redis_that_answers_nothing_holds_no_stop_up(redis: RedisServer) -> None:
-    with ExitStack() as stack:
+    with ExitStack() as stack, capture_logs() as logs:
         async with listening(redis):
             stack.enter_context(redis.stopped())
-        # Here the worker has stopped, while Redis is still silent.
+        # The worker has stopped by now, while Redis is still silent, and long before Redis is taken for lost.
+        assert [entry["reason"] for entry in logs if entry["event"] == "worker could not sign out"] == [
+            f"Redis was silent for {SIGN_OUT_TIMEOUT_S:g} s"
+        ]
 
 
 async def test_a_redis_that_was_killed_is_used_again(redis: RedisServer) -> None:

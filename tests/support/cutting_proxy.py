@@ -1,20 +1,23 @@
-"""A TCP proxy in front of a PostgreSQL that cuts a connection at its next COMMIT, before or after the server has it."""
+"""A TCP proxy that cuts a connection at a request, such as a COMMIT, before the server has it or after."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
 CHUNK_BYTES: Final = 64 * 1024
-COMMIT: Final = b"COMMIT"
+
+
+def is_commit(request: bytes) -> bool:
+    return b"COMMIT" in request
 
 
 class Cut(Enum):
-    """What becomes of the next COMMIT."""
+    """What becomes of the request."""
 
     BEFORE = "the server never sees it"
     AFTER = "the server carries it out, and nobody hears of it"
@@ -22,9 +25,10 @@ class Cut(Enum):
 
 @dataclass(slots=True)
 class CuttingProxy:
-    """next_cut: used up by the next COMMIT; cuts counts them. is_away: new connections are closed at once."""
+    """next_cut: used up by the next request that `is_struck`; cuts counts them. is_away: it closes new connections."""
 
     server_port: int
+    is_struck: Callable[[bytes], bool] = is_commit
     port: int = 0
     next_cut: Cut | None = None
     is_away_after_cut: bool = False
@@ -52,7 +56,7 @@ class CuttingProxy:
     ) -> None:
         with suppress(ConnectionError):
             while data := await reader.read(CHUNK_BYTES):
-                if COMMIT in data and self.next_cut is not None:
+                if self.next_cut is not None and self.is_struck(data):
                     cut, self.next_cut = self.next_cut, None
                     self.cuts += 1
                     self.is_away = self.is_away_after_cut
@@ -67,7 +71,7 @@ class CuttingProxy:
         self, server: asyncio.StreamReader, writer: asyncio.StreamWriter, is_cut: asyncio.Event
     ) -> None:
         with suppress(ConnectionError):
-            # The client asks one thing at a time, so that what comes after the cut is the answer to the COMMIT.
+            # The client asks one thing at a time, so that what comes after the cut is the answer to that request.
             while (data := await server.read(CHUNK_BYTES)) and not is_cut.is_set():
                 writer.write(data)
                 await writer.drain()
@@ -75,8 +79,10 @@ class CuttingProxy:
 
 
 @asynccontextmanager
-async def open_cutting_proxy(server_port: int) -> AsyncIterator[CuttingProxy]:
-    proxy = CuttingProxy(server_port)
+async def open_cutting_proxy(
+    server_port: int, is_struck: Callable[[bytes], bool] = is_commit
+) -> AsyncIterator[CuttingProxy]:
+    proxy = CuttingProxy(server_port, is_struck)
     server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
     proxy.port = server.sockets[0].getsockname()[1]
     async with server:
