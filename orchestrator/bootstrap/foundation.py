@@ -6,7 +6,6 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -14,13 +13,14 @@ from prometheus_client import CollectorRegistry
 
 from orchestrator.composition import Parts, Tuning, UseCases
 from orchestrator.core.contract import FRAME_CHANNELS
-from orchestrator.events.opening import open_event_bus
+from orchestrator.events.opening import OpenEventBus, open_event_bus
 from orchestrator.inference.published import largest_imgsz
 from orchestrator.inference.triton import Triton, open_triton
 from orchestrator.ports import EventBus
 from orchestrator.scheduling.doorbell import Doorbells, open_doorbells
 from orchestrator.scheduling.local import Bell, Loop
 from orchestrator.settings import Settings
+from orchestrator.storage.clock import DatabaseClock
 from orchestrator.storage.engine import is_shareable
 from orchestrator.storage.reconcile import recover
 from orchestrator.storage.stores import Stores, open_stores
@@ -42,7 +42,8 @@ IDLE_A_DECODER: Final = 2
 class Foundation:
     """bell: of this process. doorbells: of the cluster, None where this process does all the work itself.
 
-    listening: what has to go on so that this process hears of what others write.
+    background: what has to go on beside the work, so that this process agrees with others on the time and hears of what
+    they write.
     """
 
     metrics: Metrics
@@ -51,7 +52,7 @@ class Foundation:
     stores: Stores
     triton: Triton
     use_cases: UseCases
-    listening: Sequence[Loop]
+    background: Sequence[Loop]
 
 
 @asynccontextmanager
@@ -90,12 +91,15 @@ async def open_foundation(settings: Settings, *, takers: int, triton_log_dir: Pa
             stores=stores,
             triton=triton,
             use_cases=UseCases(parts, _tuning(settings)),
-            listening=[Loop(name, step) for name, step in events.steps.items()],
+            background=_background(stores, events),
         )
 
 
-def utc_now() -> datetime:
-    return datetime.now(UTC)
+def _background(stores: Stores, events: OpenEventBus) -> list[Loop]:
+    loops = [Loop(name, step) for name, step in events.steps.items()]
+    if isinstance(stores.clock, DatabaseClock):
+        loops.append(Loop("clock", stores.clock.keep_set))
+    return loops
 
 
 def _parts(
@@ -116,7 +120,7 @@ def _parts(
         bus=bus,
         work=bell,
         metrics=metrics,
-        utc_now=utc_now,
+        utc_now=stores.clock.utc_now,
         monotonic_s=time.monotonic,
     )
 

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from orchestrator.bootstrap.foundation import Foundation, open_foundation, utc_now
+from orchestrator.bootstrap.foundation import Foundation, open_foundation
 from orchestrator.core.records import JsonValue
 from orchestrator.core.states import JobState
 from orchestrator.errors import DoorbellError, StorageError
@@ -159,15 +159,17 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
 
 def _loops(foundation: Foundation, *, takers: int) -> list[Loop]:
     """All that goes on in the background."""
-    use_cases, runs = foundation.use_cases, foundation.stores.runs
+    use_cases, stores = foundation.use_cases, foundation.stores
     loops = [
         Loop("indexer", use_cases.videos.index_next),
         Loop("planner", use_cases.upkeep.admit_and_plan),
         Loop("finalizer", use_cases.upkeep.finalize_next),
         *(Loop(f"worker-{number}", use_cases.worker().work_once) for number in range(takers)),
-        *foundation.listening,
+        *foundation.background,
     ]
     if foundation.doorbells is not None:
-        ringing = RingingWhileWorkWaits(foundation.doorbells, lambda: runs.has_free_segment(now=utc_now()))
+        ringing = RingingWhileWorkWaits(
+            foundation.doorbells, lambda: stores.runs.has_free_segment(now=stores.clock.utc_now())
+        )
         loops.append(Loop("doorbell", ringing.step))
     return loops

@@ -62,7 +62,7 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerServices]:
         shift = Shift(foundation.bell)
         loops = [
             *(shift.taker(f"worker-{n}", foundation.use_cases.worker().work_once) for n in range(takers)),
-            *foundation.listening,
+            *foundation.background,
         ]
         look_again_s = LOOK_AGAIN_BESIDE_RINGS_S if foundation.doorbells else LOOK_AGAIN_S
         await stack.enter_async_context(

@@ -9,7 +9,6 @@ the same moment may fill it up as well, for once; what is too many is taken, fou
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-# A sorted set: each worker with the Unix time of its last sign of life.
+# A sorted set: each worker with the Unix time, by Redis's clock, of its last sign of life.
 WORKERS: Final = "trireel.workers"
 SIGN_OF_LIFE_EVERY_S: Final = 5.0
 # After three signs that did not come a worker counts as gone.
@@ -50,13 +49,14 @@ class Doorbells:
     async def workers(self) -> int:
         """Workers that gave a sign of life of late."""
         with doorbell_errors():
-            return int(await self._redis.zcount(WORKERS, time.time() - GONE_AFTER_S, "+inf"))
+            return int(await self._redis.zcount(WORKERS, await self._now_s() - GONE_AFTER_S, "+inf"))
 
     async def sign_in(self, worker_id: str) -> None:
         """A sign of life, due every `SIGN_OF_LIFE_EVERY_S`; forgets workers that are gone."""
         with doorbell_errors():
-            await self._redis.zadd(WORKERS, {worker_id: time.time()})
-            await self._redis.zremrangebyscore(WORKERS, "-inf", time.time() - GONE_AFTER_S)
+            now_s = await self._now_s()
+            await self._redis.zadd(WORKERS, {worker_id: now_s})
+            await self._redis.zremrangebyscore(WORKERS, "-inf", now_s - GONE_AFTER_S)
 
     async def sign_out(self, worker_id: str) -> None:
         with doorbell_errors():
@@ -69,6 +69,10 @@ class Doorbells:
             return 0
         await asyncio.get_running_loop().run_in_executor(self._thread, self._send, missing)
         return missing
+
+    async def _now_s(self) -> float:
+        seconds, microseconds = await self._redis.time()
+        return float(seconds + microseconds / 1e6)
 
     def _send(self, count: int) -> None:
         from orchestrator.scheduling.celery_program import RING_EXPIRES_S, TASK

@@ -9,6 +9,7 @@ from typing import Final
 
 from orchestrator.settings import StorageSettings
 from orchestrator.storage.archive import ParquetArchive
+from orchestrator.storage.clock import DatabaseClock, SystemClock, open_clock
 from orchestrator.storage.engine import is_shareable, open_database
 from orchestrator.storage.event_store import SqlEventStore
 from orchestrator.storage.identity import require_own_data_dir
@@ -29,7 +30,8 @@ PART_THREADS: Final = 2
 class Stores:
     """The ports of `orchestrator.ports` under "What is stored".
 
-    data_dir: `recover` asks it whether anybody else is at work, and lets others in at the end.
+    data_dir: `recover` asks it whether anybody else is at work, and lets others in at the end. clock: the one that all
+    who use the database go by.
     """
 
     videos: SqlVideoStore
@@ -40,6 +42,7 @@ class Stores:
     archive: ParquetArchive
     files: LocalVideoFiles
     data_dir: DataDirHold
+    clock: SystemClock | DatabaseClock
 
 
 @asynccontextmanager
@@ -49,7 +52,8 @@ async def open_stores(settings: StorageSettings) -> AsyncIterator[Stores]:
     Raises DataDirLockedError, DataDirForeignError, SettingsError, StorageError, DiskFullError.
     """
     async with AsyncExitStack() as stack:
-        if is_shareable(settings.database_url):
+        is_shared = is_shareable(settings.database_url)
+        if is_shared:
             data_dir = await stack.enter_async_context(shared_data_dir(settings.data_dir))
         else:
             data_dir = stack.enter_context(locked_data_dir(settings.data_dir))
@@ -66,4 +70,5 @@ async def open_stores(settings: StorageSettings) -> AsyncIterator[Stores]:
             archive=ParquetArchive(settings.data_dir, file_threads),
             files=LocalVideoFiles(settings.data_dir, max_bytes=settings.max_upload_bytes, threads=file_threads),
             data_dir=data_dir,
+            clock=await open_clock(database, is_shared=is_shared),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from threading import Event
 
@@ -17,6 +18,7 @@ from sqlalchemy import Connection, func, insert, select, text
 from orchestrator.errors import CommitUnknownError, StorageError
 from orchestrator.scheduling.local import Bell
 from orchestrator.settings import StorageSettings
+from orchestrator.storage.clock import SET_EVERY_S, DatabaseClock
 from orchestrator.storage.engine import Database, open_database
 from orchestrator.storage.reconcile import recover
 from orchestrator.storage.stores import Stores, open_stores
@@ -60,6 +62,14 @@ def insert_model(connection: Connection, digest: str = "a") -> None:
 
 async def count_models(database: Database) -> int:
     return await database.read(lambda connection: connection.execute(COUNT_MODELS).scalar_one())
+
+
+async def read_time(database: Database) -> datetime:
+    def read(connection: Connection) -> datetime:
+        shown: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+        return shown
+
+    return await database.read(read)
 
 
 async def count_many_times(database: Database) -> set[int]:
@@ -322,3 +332,37 @@ async def test_two_servers_never_work_on_one_segment(postgres: PostgresServer, t
     assert sorted(mine + others) == list(range(30))
     assert mine
     assert others
+
+
+async def test_the_time_is_the_servers_however_wrong_the_machine_counts(database: Database) -> None:
+    waits_s: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waits_s.append(seconds)
+
+    elapsed_s = 1e6
+    clock = DatabaseClock(database, lambda: elapsed_s, sleep)
+    with pytest.raises(ValueError, match="before it was set"):
+        clock.utc_now()
+    for _ in range(2):
+        before, _, after = await read_time(database), await clock.keep_set(), await read_time(database)
+        assert before <= clock.utc_now() <= after
+        # It counts on by itself, an hour where a minute has passed, until it is set again.
+        elapsed_s += 3600
+        assert clock.utc_now() > after + timedelta(minutes=59)
+    assert waits_s == [SET_EVERY_S, SET_EVERY_S]
+
+
+async def test_the_time_goes_on_while_the_server_is_away(database: Database, postgres: PostgresServer) -> None:
+    elapsed_s = 0.0
+    clock = DatabaseClock(database, lambda: elapsed_s)
+    await clock.set()
+    shown = clock.utc_now()
+    postgres.crash()
+    with pytest.raises(StorageError):
+        await clock.set()
+    elapsed_s = 5.0
+    assert clock.utc_now() == shown + timedelta(seconds=5)
+    postgres.start()
+    await clock.set()
+    assert clock.utc_now() < shown + timedelta(minutes=1)
