@@ -33,6 +33,7 @@ from orchestrator.video.messages import (
     Ended,
     Fill,
     Kill,
+    Killed,
     MessageError,
     Refused,
     Spawn,
@@ -47,6 +48,9 @@ log = structlog.get_logger(__name__)
 Message = TypeVar("Message")
 
 PACKAGE_ROOT: Final = Path(__file__).parents[2]
+PARENT_MODULE: Final = "orchestrator.video.decoder_parent"
+# For the parent to answer, and then for a child to be dead: both take milliseconds, and seconds on a crowded machine.
+END_TIMEOUT_S: Final = 10.0
 # A child waits once this many of its messages wait for us.
 MOST_UNREAD: Final = 32
 # Of the environment, what finding Python and its libraries needs; passwords and the like stay here.
@@ -72,12 +76,13 @@ REFUSALS: Final = {
 class DecoderChild:
     """One child. Slots it holds come back when it hands them back, or when it is known dead; never before."""
 
-    def __init__(self, number: int, children: DecoderChildren, slots: SlotPool) -> None:
+    def __init__(self, number: int, children: DecoderChildren, slots: SlotPool, *, end_timeout_s: float) -> None:
         self.number = number
         self.pid: int | None = None
         self.held: set[int] = set()
         self._children = children
         self._slots = slots
+        self._end_timeout_s = end_timeout_s
         self._unread: deque[bytes] = deque()
         self._news = asyncio.Event()
         self._is_silent = False
@@ -85,11 +90,13 @@ class DecoderChild:
         self.killed_because: str | None = None
         # Its parent is dead, so the kernel kills it, and nobody but its socket tells when.
         self.is_orphan = False
+        self._doomed = asyncio.Event()
+        self._is_given_up = False
         self.ended: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
 
     @property
     def is_usable(self) -> bool:
-        return not self._is_silent and not self.ended.done()
+        return not (self._is_silent or self._is_given_up or self.ended.done())
 
     def connect(self, channel: Channel) -> None:
         self._channel = channel
@@ -129,7 +136,7 @@ class DecoderChild:
         """The next message, which must be of one of `kinds`; a sign of life begins the time-out anew.
 
         Raises VideoError if the child refuses the file, DecoderStalledError, DecoderCrashedError. After all but a
-        refusal the child is dead.
+        refusal the child has been ended.
         """
         while True:
             packet = await self._next_packet(timeout_s)
@@ -144,16 +151,33 @@ class DecoderChild:
             if not isinstance(message, Alive):
                 return cast(Message, message)
 
-    async def end(self, reason: str) -> Ended:
-        """Kill the child and wait until it is dead. reason: for the metric."""
-        self._children.kill(self, reason)
-        return await asyncio.shield(self.ended)
+    async def end(self, reason: str) -> Ended | None:
+        """Kill the child and wait until it is dead. reason: for the metric.
+
+        A parent that gives no answer stands still, and is killed with all its children. None where the child does not
+        die all the same, as one that waits in the kernel for a disk: it keeps its slots until it does.
+        """
+        if not self._is_given_up:
+            self._children.kill(self, reason)
+            await self._until_dead()
+        return self.ended.result() if self.ended.done() else None
+
+    async def _until_dead(self) -> None:
+        try:
+            async with asyncio.timeout(self._end_timeout_s):
+                await self._doomed.wait()
+        except TimeoutError:
+            self._children.kill_parent()
+        await asyncio.wait([self.ended], timeout=self._end_timeout_s)
+        if not self.ended.done():
+            self._is_given_up = True
+            log.error("decoder does not die", pid=self.pid, slots=len(self.held))
 
     async def _next_packet(self, timeout_s: float) -> bytes:
         while not self._unread:
             if self._is_silent:
                 ended = await self.end(CRASHED)
-                if not ended.was_started:
+                if ended is not None and not ended.was_started:
                     raise DecoderUnavailableError("the server has no process left for a decoder")
                 raise DecoderCrashedError(f"a decoder {_manner(ended)}")
             self._news.clear()
@@ -178,6 +202,20 @@ class DecoderChild:
         if len(self._unread) >= MOST_UNREAD:
             self._connected.pause()
 
+    def on_killed(self) -> None:
+        """The signal that kills it is on its way."""
+        self._doomed.set()
+
+    def on_orphaned(self) -> None:
+        self.is_orphan = True
+        self.on_killed()
+        if self._is_silent:
+            self.on_silence()
+        else:
+            # Read on to the end of the socket.
+            self._unread.clear()
+            self._connected.resume()
+
     def on_silence(self) -> None:
         """Its socket closed: it is dead or dying."""
         self._is_silent = True
@@ -189,24 +227,21 @@ class DecoderChild:
         if not self.ended.done():
             self.give_back_held()
             self.ended.set_result(ended)
+            self._doomed.set()
             self._is_silent = True
             self._unread.clear()
             self._connected.close()
             self._news.set()
 
-    def hear_out(self) -> None:
-        """Read on to the end of the socket, which tells of its death when no parent can."""
-        self._unread.clear()
-        self._connected.resume()
-
 
 class DecoderChildren:
     """Starts the decoder parent, and again when it died; spawns and kills through it."""
 
-    def __init__(self, *, memory_bytes: int, slots: SlotPool, metrics: Metrics) -> None:
+    def __init__(self, *, memory_bytes: int, slots: SlotPool, metrics: Metrics, end_timeout_s: float) -> None:
         self._memory_bytes = memory_bytes
         self._slots = slots
         self._metrics = metrics
+        self._end_timeout_s = end_timeout_s
         self._process: subprocess.Popen[bytes] | None = None
         self._control: Channel | None = None
         self._alive: dict[int, DecoderChild] = {}
@@ -228,7 +263,7 @@ class DecoderChildren:
 
         Raises DecoderUnavailableError if the decoder parent cannot be started, or the machine has no more to give.
         """
-        child = DecoderChild(self._next_number, self, self._slots)
+        child = DecoderChild(self._next_number, self, self._slots, end_timeout_s=self._end_timeout_s)
         self._next_number += 1
         with shortage_errors():
             ours, theirs = packet_sockets()
@@ -254,15 +289,23 @@ class DecoderChildren:
                 # The parent is gone, and the kernel kills its children; their sockets tell when.
                 return
 
+    def kill_parent(self) -> None:
+        """It stands still. The kernel kills its children, and the next spawn starts another."""
+        if self._process is not None:
+            log.error("decoder parent stands still", pid=self._process.pid, children=len(self._alive))
+            self._process.kill()
+
     async def aclose(self) -> None:
-        """End the parent and with it every child, and wait for all of them."""
+        """End the parent and with it every child, and wait for all of them, unless one does not die."""
         children = list(self._alive.values())
         process, self._process = self._process, None
         if process is not None:
             process.kill()
             await asyncio.to_thread(process.wait)
         if children:
-            await asyncio.wait([child.ended for child in children])
+            _, alive = await asyncio.wait([child.ended for child in children], timeout=self._end_timeout_s)
+            if alive:
+                log.error("decoders do not die", count=len(alive))
         if self._control is not None:
             self._control.close()
             self._control = None
@@ -288,7 +331,7 @@ class DecoderChildren:
             with theirs:
                 # Popen returns when the program has begun, in some milliseconds; it is ready half a second later.
                 self._process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "orchestrator.video.decoder_parent", str(theirs.fileno())],
+                    [sys.executable, "-P", "-m", PARENT_MODULE, str(theirs.fileno())],
                     env=_environment(),
                     stdin=subprocess.DEVNULL,
                     pass_fds=[theirs.fileno()],
@@ -298,9 +341,11 @@ class DecoderChildren:
         return self._control
 
     def _on_report(self, packet: bytes) -> None:
-        match from_wire(packet, Spawned, Ended):
+        match from_wire(packet, Spawned, Killed, Ended):
             case Spawned(number, pid) if number in self._alive:
                 self._alive[number].pid = pid
+            case Killed(number) if number in self._alive:
+                self._alive[number].on_killed()
             case Ended(number) as ended if number in self._alive:
                 self._on_child_end(self._alive[number], ended)
 
@@ -315,11 +360,7 @@ class DecoderChildren:
             self._process = None
             log.error("decoder parent died", children=len(self._alive))
         for child in list(self._alive.values()):
-            child.is_orphan = True
-            if child.is_usable:
-                child.hear_out()
-            else:
-                self.on_silence(child)
+            child.on_orphaned()
 
     def on_silence(self, child: DecoderChild) -> None:
         if child.is_orphan:
@@ -334,9 +375,14 @@ class DecoderChildren:
 
 
 @asynccontextmanager
-async def open_children(*, memory_bytes: int, slots: SlotPool, metrics: Metrics) -> AsyncIterator[DecoderChildren]:
-    """At the end every child is dead and every slot that one held is back."""
-    children = DecoderChildren(memory_bytes=memory_bytes, slots=slots, metrics=metrics)
+async def open_children(
+    *, memory_bytes: int, slots: SlotPool, metrics: Metrics, end_timeout_s: float = END_TIMEOUT_S
+) -> AsyncIterator[DecoderChildren]:
+    """At the end every child that can die is dead, and every slot that it held is back.
+
+    end_timeout_s: for the parent to answer that it has killed a child, and then for the child to be dead.
+    """
+    children = DecoderChildren(memory_bytes=memory_bytes, slots=slots, metrics=metrics, end_timeout_s=end_timeout_s)
     # Its start-up passes beside the rest of ours, and not in the first upload.
     children.start()
     try:
@@ -350,7 +396,9 @@ def _environment() -> dict[str, str]:
     return {**inherited, **ONE_THREAD, "PYTHONPATH": str(PACKAGE_ROOT)}
 
 
-def _manner(ended: Ended) -> str:
+def _manner(ended: Ended | None) -> str:
+    if ended is None:
+        return "says nothing any more, and does not die"
     if ended.signal:
         return f"was killed by {signal.Signals(ended.signal).name}"
     return f"ended by itself with exit code {ended.exit_code}"

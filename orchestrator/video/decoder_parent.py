@@ -18,7 +18,7 @@ from typing import Final, NoReturn
 
 from orchestrator.video.child import Child, prepare_libraries
 from orchestrator.video.confinement import confine, die_with
-from orchestrator.video.messages import MAX_MESSAGE_BYTES, Ended, Kill, Spawn, Spawned, from_wire, to_wire
+from orchestrator.video.messages import MAX_MESSAGE_BYTES, Ended, Kill, Killed, Spawn, Spawned, from_wire, to_wire
 
 MOST_DESCRIPTORS: Final = 3
 
@@ -61,6 +61,7 @@ class DecoderParent:
                 # A number that is gone has been reported as ended already.
                 if child in self._pids:
                     os.kill(self._pids[child], signal.SIGKILL)
+                    self._tell(Killed(child))
         return True
 
     def _spawn(self, spawn: Spawn, fds: list[int]) -> None:
@@ -112,7 +113,7 @@ class DecoderParent:
             code = os.waitstatus_to_exitcode(status)
             self._tell(Ended(child, exit_code=max(code, 0), signal=max(-code, 0)))
 
-    def _tell(self, message: Spawned | Ended) -> None:
+    def _tell(self, message: Spawned | Killed | Ended) -> None:
         try:
             self._control.send(to_wire(message))
         except (BrokenPipeError, ConnectionResetError):

@@ -22,7 +22,7 @@ from orchestrator.errors import DecoderCrashedError, VideoUnreadableError
 from orchestrator.ports import SegmentRequest
 from orchestrator.settings import VideoLimits
 from orchestrator.telemetry import Metrics
-from orchestrator.video.children import DISMISSED, DecoderChild, DecoderChildren, open_children
+from orchestrator.video.children import DISMISSED, END_TIMEOUT_S, DecoderChild, DecoderChildren, open_children
 from orchestrator.video.messages import (
     INDEX_BYTES_PER_FRAME,
     STAMP_BYTES,
@@ -202,12 +202,16 @@ async def open_decoders(
     metrics: Metrics,
     most_idle: int,
     longest_idle_s: float = LONGEST_IDLE_S,
+    end_timeout_s: float = END_TIMEOUT_S,
 ) -> AsyncIterator[Decoders]:
     """Decoders whose children all end with the context.
 
-    most_idle, longest_idle_s: children kept between segments, over all runs, and for how long each.
+    most_idle, longest_idle_s: children kept between segments, over all runs, and for how long each. end_timeout_s: see
+    `open_children`.
     """
-    async with open_children(memory_bytes=limits.decoder_memory_bytes, slots=slots, metrics=metrics) as children:
+    async with open_children(
+        memory_bytes=limits.decoder_memory_bytes, slots=slots, metrics=metrics, end_timeout_s=end_timeout_s
+    ) as children:
         yield Decoders(
             children,
             slots,

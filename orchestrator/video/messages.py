@@ -51,6 +51,13 @@ class Spawned:
 
 
 @dataclass(frozen=True, slots=True)
+class Killed:
+    """The signal is sent; `Ended` follows when the child is dead."""
+
+    child: int
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """The child is dead and reaped. signal: what killed it, 0 where it ended by itself with `exit_code`.
 

@@ -15,11 +15,13 @@ from pathlib import Path
 
 import pytest
 import uvloop
+from structlog.testing import capture_logs
 
 from orchestrator.core.planning import FIRST_SEGMENT_FRAMES
 from orchestrator.errors import DecoderCrashedError, DecoderStalledError
 from orchestrator.ports import SegmentRequest
 from orchestrator.settings import DEFAULTS
+from orchestrator.video import children
 from orchestrator.video.channel import packet_sockets
 from orchestrator.video.child import Child
 from orchestrator.video.messages import DecodeSegment, to_wire
@@ -52,11 +54,7 @@ def children_of(pid: int) -> list[int]:
 
 def decoder_parent() -> int:
     """The one decoder parent that this process started."""
-    (pid,) = [
-        pid
-        for pid in children_of(os.getpid())
-        if b"orchestrator.video.decoder_parent" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
+    (pid,) = [pid for pid in children_of(os.getpid()) if b"decoder_parent" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     return pid
 
 
@@ -144,6 +142,50 @@ async def test_a_child_that_shows_no_life_is_killed(clip: Path) -> None:
             await read_until_error(reader, request, stop_child)
         assert stopped[0] not in children_of(decoder_parent())
         assert reader.slots.free_count == SLOTS
+
+
+async def test_a_parent_that_stands_still_costs_its_children_and_is_started_again(clip: Path) -> None:
+    async with open_reader(stall_timeout_s=5, end_timeout_s=1) as reader:
+        request = await long_segment(reader, clip)
+
+        def stop_all() -> None:
+            parent = decoder_parent()
+            for pid in (*children_of(parent), parent):
+                os.kill(pid, signal.SIGSTOP)
+
+        with pytest.raises(DecoderStalledError):
+            await read_until_error(reader, request, stop_all)
+        assert reader.slots.free_count == SLOTS
+        rows, _ = await decode_segment(reader, request)
+        assert len(rows) == len(request.stamps)
+
+
+async def test_a_child_that_does_not_die_keeps_its_slots_and_nobody_waits_for_it(
+    clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(children, "PARENT_MODULE", "tests.support.merciful_decoder_parent")
+    async with open_reader(stall_timeout_s=5, end_timeout_s=1) as reader:
+        request = await long_segment(reader, clip)
+        undying: list[int] = []
+
+        def stop_child() -> None:
+            # The one that made the index lives on as well, and does nothing.
+            undying.extend(children_of(decoder_parent()))
+            os.kill(undying[-1], signal.SIGSTOP)
+
+        with capture_logs() as logs, pytest.raises(DecoderStalledError):
+            await read_until_error(reader, request, stop_child)
+        (held,) = [entry["slots"] for entry in logs if entry["event"] == "decoder does not die"]
+        assert held > 0
+        assert reader.slots.free_count == SLOTS - held
+        rows, _ = await decode_segment(reader, replace(request, run_id="another"))
+        assert len(rows) == len(request.stamps)
+        os.kill(undying[-1], signal.SIGKILL)
+        # Somebody who waits for every slot gets them all.
+        async with asyncio.timeout(20):
+            taken = [await reader.slots.lease() for _ in range(SLOTS)]
+        for slot in taken:
+            reader.slots.give_back(slot)
 
 
 class MovedLoop(asyncio.SelectorEventLoop):

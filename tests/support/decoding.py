@@ -62,6 +62,7 @@ async def open_reader(
     imgsz: int = IMGSZ,
     most_idle: int = 4,
     longest_idle_s: float = 60,
+    end_timeout_s: float = 20,
 ) -> AsyncIterator[Reader]:
     metrics = Metrics(CollectorRegistry())
     with open_slots(count=SLOTS, slot_bytes=BATCH_FRAMES * imgsz * imgsz * 3, metrics=metrics) as slots:
@@ -72,6 +73,7 @@ async def open_reader(
             metrics=metrics,
             most_idle=most_idle,
             longest_idle_s=longest_idle_s,
+            end_timeout_s=end_timeout_s,
         ) as decoders:
             yield Reader(decoders, slots, metrics)
         assert slots.free_count == SLOTS
