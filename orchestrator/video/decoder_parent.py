@@ -51,7 +51,11 @@ class DecoderParent:
                 return
 
     def _obey(self) -> bool:
-        packet, fds, _, _ = socket.recv_fds(self._control, MAX_MESSAGE_BYTES, MOST_DESCRIPTORS)
+        try:
+            packet, fds, _, _ = socket.recv_fds(self._control, MAX_MESSAGE_BYTES, MOST_DESCRIPTORS)
+        except ConnectionResetError:
+            # The orchestrator died before it had read all that it was told.
+            return False
         if not packet:
             return False
         match from_wire(packet, Spawn, Kill):
