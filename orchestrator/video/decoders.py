@@ -8,7 +8,7 @@ import os
 import stat
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -77,12 +77,13 @@ class Decoders:
 
     async def make_index(self, path: Path) -> tuple[FrameIndex, IndexReport]:
         """Raises VideoError, DecoderError."""
-        with _open_video(path) as fd:
-            # A frame takes a byte at least, so a small file needs little memory for its index.
-            most_frames = min(self._limits.max_frames, os.fstat(fd).st_size)
-            child = self._children.spawn(fd, with_slots=False)
-        limits = replace(self._child_limits(), max_frames=most_frames)
-        with _open_memory(limits.max_frames * INDEX_BYTES_PER_FRAME) as memory_fd:
+        with ExitStack() as stack:
+            with _open_video(path) as fd:
+                # A frame takes a byte at least, so a small file needs little memory for its index.
+                most_frames = min(self._limits.max_frames, os.fstat(fd).st_size)
+                memory_fd = stack.enter_context(_open_memory(most_frames * INDEX_BYTES_PER_FRAME))
+                child = self._children.spawn(fd, with_slots=False)
+            limits = replace(self._child_limits(), max_frames=most_frames)
             try:
                 child.send(MakeIndex(limits), [memory_fd])
                 answer = await child.receive(IndexMade, timeout_s=self._stall_timeout_s)
