@@ -14,7 +14,7 @@ import re
 import secrets
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -137,8 +137,11 @@ def open_slots(*, count: int, slot_bytes: int, metrics: Metrics) -> Iterator[Slo
     remove_stale_regions()
     # Slots begin on pages of their own: a batch then never shares one with its neighbour.
     slot_bytes = -(-slot_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
-    with _open_region(count * slot_bytes) as region:
-        yield SlotPool(region, count=count, slot_bytes=slot_bytes, metrics=metrics)
+    byte_size = count * slot_bytes
+    with _open_region(byte_size) as region:
+        with _room_errors(byte_size):
+            pool = SlotPool(region, count=count, slot_bytes=slot_bytes, metrics=metrics)
+        yield pool
 
 
 def remove_stale_regions() -> None:
@@ -155,43 +158,38 @@ def remove_stale_regions() -> None:
 
 @contextmanager
 def _open_region(byte_size: int) -> Iterator[Region]:
-    name = f"{NAME_PREFIX}{os.getpid()}_{secrets.token_hex(8)}"
-    path = SHARED_MEMORY / name
+    """Memory with a name or, where there is no /dev/shm, without: decoders can fill it then, Triton cannot open it."""
+    path = SHARED_MEMORY / f"{NAME_PREFIX}{os.getpid()}_{secrets.token_hex(8)}"
+    with ExitStack() as stack:
+        with _room_errors(byte_size):
+            fd, has_name = _open_memory()
+            stack.callback(os.close, fd)
+            # Without this a full /dev/shm shows only when a slot is written to, as SIGBUS.
+            os.posix_fallocate(fd, 0, byte_size)
+            if has_name:
+                # Held by this process and its children, and before the name is there for others to find.
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                stack.callback(path.unlink, missing_ok=True)
+                # Python follows the link only if given a descriptor of a folder, which an absolute path has no use for.
+                os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd)
+        yield Region(fd, f"/{path.name}" if has_name else None, byte_size)
+
+
+def _open_memory() -> tuple[int, bool]:
+    """A descriptor of empty memory, and whether it can be given a name."""
     try:
-        fd = os.open(SHARED_MEMORY, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+        return os.open(SHARED_MEMORY, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600), True
     except OSError as exc:
         if exc.errno not in NO_SHARED_MEMORY:
             raise
-        with _open_nameless_region(byte_size) as region:
-            yield region
-        return
-    try:
-        # Held by this process and its children, and before the name is there for others to find.
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _allocate(fd, byte_size)
-        # Python follows the link only when given a descriptor of a folder, which an absolute path has no use for.
-        os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd)
-        yield Region(fd, f"/{name}", byte_size)
-    finally:
-        path.unlink(missing_ok=True)
-        os.close(fd)
+    return os.memfd_create("trireel_slots", os.MFD_CLOEXEC), False
 
 
 @contextmanager
-def _open_nameless_region(byte_size: int) -> Iterator[Region]:
-    """Memory that only descriptors reach: decoders can fill it, Triton cannot open it."""
-    fd = os.memfd_create("trireel_slots", os.MFD_CLOEXEC)
+def _room_errors(byte_size: int) -> Iterator[None]:
+    """Raises SharedMemoryFullError where memory, or room for its name, ran out."""
     try:
-        _allocate(fd, byte_size)
-        yield Region(fd, None, byte_size)
-    finally:
-        os.close(fd)
-
-
-def _allocate(fd: int, byte_size: int) -> None:
-    try:
-        # Without this a full /dev/shm shows only when a slot is written to, as SIGBUS.
-        os.posix_fallocate(fd, 0, byte_size)
+        yield
     except OSError as exc:
         if exc.errno not in (errno.ENOSPC, errno.ENOMEM):
             raise
