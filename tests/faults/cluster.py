@@ -19,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.faults import process_tree
 from tests.faults.evidence import Footprint, Leftovers, Truth
+from tests.faults.memory_calls import MemoryCalls
 from tests.faults.topology import Role, Topology
 from tests.support.needs import ROOT
 from tests.support.postgres import PostgresServer
@@ -40,7 +41,10 @@ SMALL_SEGMENTS: Final = {"SEGMENT_FRAMES": "8", "DECODERS": "2", "BATCH_FRAMES":
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
-    """What a deployment stands on. triton_url, redis_url: of a proxy in front. mounts: every program runs in there."""
+    """What a deployment stands on. triton_url, redis_url: of a proxy in front. mounts: every program runs in there.
+
+    memory_calls: counts, in our programs, the calls that make shared memory.
+    """
 
     triton: TritonProgram | None = None
     triton_url: str | None = None
@@ -48,6 +52,7 @@ class Surroundings:
     redis: RedisServer | None = None
     redis_url: str | None = None
     mounts: PrivateMounts | None = None
+    memory_calls: MemoryCalls | None = None
 
 
 @dataclass(slots=True)
@@ -157,6 +162,10 @@ class Cluster:
     def kill(self, name: str) -> int:
         """SIGKILL to one program, and to nothing below it; the pid it had."""
         return self._end(name, lambda running: running.program.process.kill())
+
+    def bury(self, name: str) -> int:
+        """A program that kills itself just now; the pid it had."""
+        return self._end(name, lambda running: None)
 
     def stop(self, name: str, *, timeout_s: float) -> int:
         """SIGTERM, and a wait. Returns its exit code. Raises TimeoutExpired."""
@@ -342,9 +351,11 @@ class Cluster:
             triton = self.around.triton
             own["TRITON_URL"] = self.around.triton_url or (triton.grpc_url if triton else "")
         own |= self.settings
+        memory_calls = self.around.memory_calls
         return {
             **os.environ,
             "PYTHONPATH": str(ROOT),
+            **(memory_calls.environment if memory_calls else {}),
             "TMPDIR": str(self.temporary_dir),
             **{f"TRIREEL_{variable}": value for variable, value in own.items()},
         }

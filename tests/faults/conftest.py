@@ -12,6 +12,7 @@ from typing import Final
 import pytest
 
 from tests.faults.cluster import Surroundings, open_cluster
+from tests.faults.memory_calls import MemoryCalls
 from tests.faults.seeds import SEED, SEEDS, first_seed, seed_count, sweep_step
 from tests.faults.served_models import write_repository
 from tests.faults.topology import PLAIN, Topology
@@ -110,6 +111,7 @@ def trial_on(
         triton_url: str | None = None,
         redis_url: str | None = None,
         mounts: PrivateMounts | None = None,
+        memory_calls: MemoryCalls | None = None,
         **settings: str,
     ) -> Iterator[Trial]:
         shared = None if topology.has_own_triton else request.getfixturevalue("shared_triton")
@@ -122,6 +124,7 @@ def trial_on(
             redis=redis,
             redis_url=redis_url,
             mounts=mounts,
+            memory_calls=memory_calls,
         )
         folder = tmp_path / topology.name
         with (
