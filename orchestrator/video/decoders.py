@@ -22,7 +22,8 @@ from orchestrator.errors import DecoderCrashedError, VideoUnreadableError
 from orchestrator.ports import SegmentRequest
 from orchestrator.settings import VideoLimits
 from orchestrator.telemetry import Metrics
-from orchestrator.video.children import DISMISSED, END_TIMEOUT_S, DecoderChild, DecoderChildren, open_children
+from orchestrator.video.children import END_TIMEOUT_S, DecoderChildren, open_children
+from orchestrator.video.decoder_child import DISMISSED, DecoderChild
 from orchestrator.video.messages import (
     INDEX_BYTES_PER_FRAME,
     STAMP_BYTES,

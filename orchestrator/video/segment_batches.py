@@ -10,7 +10,7 @@ from orchestrator.core.records import SegmentReport
 from orchestrator.core.types import FrameBatch
 from orchestrator.errors import DecoderCrashedError, FrameTooLargeError
 from orchestrator.ports import SegmentRequest
-from orchestrator.video.children import BROKE_PROTOCOL, DecoderChild
+from orchestrator.video.decoder_child import BROKE_PROTOCOL, DecoderChild
 from orchestrator.video.messages import BatchFilled, SegmentEnded
 from orchestrator.video.slots import SlotPool
 
