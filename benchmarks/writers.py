@@ -28,7 +28,8 @@ import numpy as np
 import psutil
 from sqlalchemy import Engine, create_engine, event, text
 
-from benchmarks.long_run import CARD, HEADER, REPORT, result_of
+from benchmarks.long_queue import add_video
+from benchmarks.long_run import CARD, result_of
 from benchmarks.processes import cpu_s
 from orchestrator.core.records import Video
 from orchestrator.core.types import JobSpec, ModelVersion, RunSpec, Sampling, SegmentPlan
@@ -65,21 +66,7 @@ async def fill(settings: StorageSettings, *, runs: int) -> list[str]:
     """RUNNING jobs of so many runs with segments enough for everybody; the jobs' ids."""
     async with open_stores(settings) as stores:
         await recover(stores)
-        video = Video(
-            id=f"vid_{runs}",
-            owner="",
-            sha256="a" * 64,
-            size_bytes=1,
-            file_name="a.mp4",
-            header=HEADER,
-            created_at=NOW,
-        )
-        for name in ("content", "index"):
-            path = settings.data_dir / "videos" / video.id / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
-        await stores.videos.add(video)
-        await stores.videos.set_indexed(video.id, REPORT)
+        video = await add_video(stores, runs)
         plans = [
             SegmentPlan(number, SEGMENT_FRAMES * number, SEGMENT_FRAMES * (number + 1) - 1, None)
             for number in range(SEGMENTS // runs)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 
-from orchestrator.cancellation import cancel_until_done
+from orchestrator.cancellation import cancel_until_done, is_cancelled
 
 
 async def fail() -> None:
@@ -53,3 +53,25 @@ async def test_who_does_not_end_in_time_is_told() -> None:
     assert await cancel_until_done([task], timeout_s=0.02, again_s=0.005) == {task}
     may_end.set()
     assert await cancel_until_done([task]) == set()
+
+
+async def test_a_loop_ends_though_what_it_calls_swallows_its_cancellation() -> None:
+    rounds = 0
+
+    async def swallow() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return
+
+    async def work() -> None:
+        nonlocal rounds
+        while not is_cancelled():
+            rounds += 1
+            await swallow()
+
+    task = asyncio.create_task(work())
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    assert rounds == 1
