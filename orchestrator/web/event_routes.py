@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Annotated, TypeAlias
 
 from litestar import Controller, get
 from litestar.params import HeaderParameter, QueryParameter
 from litestar.response.base import ASGIResponse
 
+from orchestrator.bootstrap import Services
+from orchestrator.following import StreamEvent
 from orchestrator.web.error_map import problems
 from orchestrator.web.injected import AllServices
 from orchestrator.web.openapi import ALL_TOLD, STREAM_BODIES
@@ -51,7 +54,7 @@ class EventRoutes(Controller):
         if await following.is_over(job_id, last_id=last_id):
             return ASGIResponse(status_code=204)
         events = following.job(job_id, last_id=last_id, with_boxes=boxes)
-        return event_stream(events, services.metrics.event_streams.labels("sse").track_inprogress())
+        return _streamed(events, services)
 
     @get(
         "/events",
@@ -68,4 +71,12 @@ class EventRoutes(Controller):
         """States, ends and progress of every job on one stream, from now on or after the id given; it never ends."""
         last_id = last_event_id_of(last_event_header, last_event_id)
         events = services.following.all_jobs(last_id=last_id)
-        return event_stream(events, services.metrics.event_streams.labels("sse").track_inprogress())
+        return _streamed(events, services)
+
+
+def _streamed(events: AsyncIterator[StreamEvent | None], services: Services) -> ASGIResponse:
+    return event_stream(
+        events,
+        services.metrics.event_streams.labels("sse").track_inprogress(),
+        is_stopping=services.following.stopping.is_set,
+    )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractContextManager
 from typing import Final
 
@@ -17,6 +18,8 @@ EVENT_STREAM_TYPE: Final = "text/event-stream"
 RETRY_MS: Final = 2000
 # Sent at once: proxies and clients then know that the stream is open, however quiet the job is.
 OPENING: Final = b"retry: %d\n: open\n\n" % RETRY_MS
+# What a stream ends with when the server stops: clients come back spread over so long, not all in one moment.
+RETRY_SPREAD_MS: Final = 2000
 # A comment, so no event reaches the client's code.
 PING: Final = b": ping\n\n"
 HEADERS: Final = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
@@ -38,9 +41,14 @@ def last_event_id_of(header: str | None, query: str | None) -> int | None:
     raise EventIdInvalidError("Last-Event-ID must be the id of an event of this stream; leave it out to begin anew")
 
 
-def event_stream(events: AsyncIterator[StreamEvent | None], counted: AbstractContextManager[object]) -> ByteStream:
-    """An answer that sends `events` and closes them. counted: entered while it lasts."""
-    return ByteStream(_lines(events, counted), media_type=EVENT_STREAM_TYPE, headers=HEADERS)
+def event_stream(
+    events: AsyncIterator[StreamEvent | None],
+    counted: AbstractContextManager[object],
+    *,
+    is_stopping: Callable[[], bool],
+) -> ByteStream:
+    """An answer that sends `events` and closes them. counted: entered while it lasts. is_stopping: of the server."""
+    return ByteStream(_lines(events, counted, is_stopping), media_type=EVENT_STREAM_TYPE, headers=HEADERS)
 
 
 def encode_event(event: StreamEvent) -> bytes:
@@ -49,11 +57,18 @@ def encode_event(event: StreamEvent) -> bytes:
     return b"%sevent: %s\ndata: %s\n\n" % (head, event.kind.encode(), msgspec.json.encode(event.body))
 
 
+def closing() -> bytes:
+    """The last words to one client of a server that stops: when to come back."""
+    return b"retry: %d\n\n" % (RETRY_MS + random.randrange(RETRY_SPREAD_MS))
+
+
 async def _lines(
-    events: AsyncIterator[StreamEvent | None], counted: AbstractContextManager[object]
+    events: AsyncIterator[StreamEvent | None], counted: AbstractContextManager[object], is_stopping: Callable[[], bool]
 ) -> AsyncGenerator[bytes, None]:
     with counted:
         async with iterating(events) as source:
             yield OPENING
             async for event in source:
                 yield PING if event is None else encode_event(event)
+            if is_stopping():
+                yield closing()

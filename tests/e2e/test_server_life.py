@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from websockets.frames import CloseCode
 from websockets.sync.client import connect
 
 from orchestrator.client import Client, SegmentBody, SubmitJob
+from orchestrator.web.sse import OPENING, RETRY_MS, RETRY_SPREAD_MS
 from tests.support.needs import ROOT
 from tests.support.stack import Stack, serving
 from tests.support.triton import MEAN_COLOUR
@@ -55,7 +57,12 @@ def test_sigterm_ends_with_0_while_clients_follow(quick_repository: Path, tmp_pa
             wait_for_segments(stack, job_id, 2)
             stack.program.process.send_signal(signal.SIGTERM)
             assert stack.program.process.wait(STOP_LIMIT_S) == 0
-            assert events_ended.result(STOP_LIMIT_S).startswith(b"retry:")
+            told = events_ended.result(STOP_LIMIT_S)
+            assert told.startswith(OPENING)
+            # The last words say when to come back.
+            last = re.fullmatch(rb"retry: (\d+)", told.rstrip().rpartition(b"\n")[2])
+            assert last is not None
+            assert RETRY_MS <= int(last[1]) < RETRY_MS + RETRY_SPREAD_MS
             assert socket_ended.result(STOP_LIMIT_S) == CloseCode.SERVICE_RESTART
 
 
