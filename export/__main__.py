@@ -1,4 +1,4 @@
-"""`python -m export WEIGHTS NAME`: export, certify and publish; the only command that needs PyTorch."""
+"""`python -m export WEIGHTS NAME`: export, certify and publish; what needs PyTorch is all in this package."""
 
 from __future__ import annotations
 
