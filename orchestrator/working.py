@@ -116,7 +116,8 @@ class Worker:
         failure: TrireelError | None = None
         try:
             is_lost = leased.strikes >= MAX_STRIKES
-            run = await (self._give_frames_up(leased) if is_lost else self._infer(leased))
+            with structlog.contextvars.bound_contextvars(job_ids=await self.upkeep.job_ids(leased.run.id)):
+                run = await (self._give_frames_up(leased) if is_lost else self._infer(leased))
         except* TrireelError as group:
             failure = worst_of(group)
         except* OSError as group:

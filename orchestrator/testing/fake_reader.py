@@ -28,7 +28,7 @@ STALE: Final = 255
 class GeneratedVideo:
     """failing: reasons by source index, of frames that give no picture.
 
-    error: what opening it raises instead. segment_error: what decoding any segment of it raises.
+    error: what opening it raises instead. segment_error: what decoding raises, of any segment or of `deadly_segment`.
     """
 
     frame_count: int = 100
@@ -39,6 +39,7 @@ class GeneratedVideo:
     failing: Mapping[int, str] = field(default_factory=dict)
     error: TrireelError | None = None
     segment_error: TrireelError | None = None
+    deadly_segment: int | None = None
 
 
 class FakeSlots:
@@ -112,7 +113,7 @@ class FakeVideoReader:
     @asynccontextmanager
     async def open_segment(self, request: SegmentRequest) -> AsyncIterator[GeneratedBatches]:
         self._raise_error()
-        if self._video.segment_error is not None:
+        if self._video.segment_error is not None and self._video.deadly_segment in (None, request.plan.number):
             raise self._video.segment_error
         box = fit_letterbox(self._video.width_px, self._video.height_px, imgsz=request.imgsz, stride=request.stride)
         yield GeneratedBatches(request, self._video, box, self._slots)

@@ -12,6 +12,7 @@ from datetime import timedelta
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
 from orchestrator.core.planning import FIRST_SEGMENT_FRAMES
@@ -32,7 +33,7 @@ from orchestrator.testing.fake_model import FakeModel, served_model
 from orchestrator.testing.fake_reader import GeneratedVideo
 from orchestrator.testing.memory_runs import MemoryRunStore
 from orchestrator.testing.memory_stores import memory_stores
-from tests.support.process import Process
+from tests.support.process import SEGMENT_FRAMES, Process
 
 
 @pytest.mark.parametrize("error", [DecoderCrashedError("signal 11"), DecoderStalledError("no batch for 300 s")])
@@ -49,7 +50,22 @@ async def test_a_segment_that_kills_its_decoder_3_times_fails_its_frames_with_th
     assert ended.job.state is JobState.FAILED
 
 
-async def test_a_segment_that_loses_its_worker_3_times_fails_its_frames_as_such() -> None:
+async def test_a_job_goes_on_without_the_one_segment_that_no_decoder_survives() -> None:
+    error = DecoderCrashedError("signal 11")
+    process = Process(video=GeneratedVideo(segment_error=error, deadly_segment=1))
+    job = (await process.submit()).job
+    with capture_logs(processors=[merge_contextvars]) as logs:
+        await process.work_until_idle()
+    ended = await process.jobs.snapshot(job.id)
+    assert ended.job.state is JobState.SUCCEEDED
+    assert ended.run.ledger.reasons == {error.code: SEGMENT_FRAMES}
+    assert ended.run.ledger.inferred == 100 - SEGMENT_FRAMES
+    assert "frames_failed" in ended.run.warnings
+    [given_up] = [entry for entry in logs if entry["event"] == "segment given up"]
+    assert (given_up["segment"], given_up["job_ids"]) == (1, [job.id])
+
+
+async def test_a_segment_that_loses_its_worker_3_times_fails_its_frames_as_such_and_the_job_goes_on() -> None:
     process = Process(video=GeneratedVideo(frame_count=8))
     job = (await process.submit()).job
     await process.plan()
@@ -61,7 +77,11 @@ async def test_a_segment_that_loses_its_worker_3_times_fails_its_frames_as_such(
         now = until
     process.clock.seconds = 180.0
     await process.worker.work_once()
-    assert (await process.jobs.snapshot(job.id)).run.ledger.reasons == {"worker_lost": FIRST_SEGMENT_FRAMES}
+    await process.work_until_idle()
+    ended = await process.jobs.snapshot(job.id)
+    assert ended.job.state is JobState.SUCCEEDED
+    assert ended.run.ledger.reasons == {"worker_lost": FIRST_SEGMENT_FRAMES}
+    assert ended.run.ledger.inferred == 8 - FIRST_SEGMENT_FRAMES
 
 
 async def test_a_video_error_while_decoding_ends_the_job_with_its_own_code() -> None:
