@@ -7,7 +7,7 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -156,9 +156,16 @@ class Hearing:
             await asyncio.sleep(self.sign_every_s)
 
     async def _sign_out(self) -> None:
-        try:
-            # Whoever could not is forgotten soon, and segments wait to be handed back.
-            async with asyncio.timeout(SIGN_OUT_TIMEOUT_S):
-                await self.doorbells.sign_out(self.orders.worker_id)
-        except (DoorbellError, TimeoutError) as exc:
-            log.info("worker could not sign out", reason=str(exc) or f"Redis was silent for {SIGN_OUT_TIMEOUT_S:g} s")
+        """Whoever could not is forgotten soon, and segments wait to be handed back."""
+        reason = ""
+        limit = asyncio.timeout(SIGN_OUT_TIMEOUT_S)
+        with suppress(TimeoutError):
+            async with limit:
+                try:
+                    await self.doorbells.sign_out(self.orders.worker_id)
+                except DoorbellError as exc:
+                    reason = str(exc)
+        if limit.expired():
+            reason = f"Redis was silent for {SIGN_OUT_TIMEOUT_S:g} s"
+        if reason:
+            log.info("worker could not sign out", reason=reason)
