@@ -72,6 +72,10 @@ class ParquetArchive:
     async def ids(self) -> frozenset[str]:
         return await self._threads.run(_names, self._runs)
 
+    async def whole_ids(self) -> frozenset[str]:
+        """Of the runs whose results are there."""
+        return await self._threads.run(lambda: _names(self._runs, holding=FILE_NAME))
+
     def _path(self, run_id: str) -> Path:
         return self._runs / run_id / FILE_NAME
 
@@ -233,6 +237,6 @@ def _remove(folder: Path) -> None:
         remove_folder(folder)
 
 
-def _names(folder: Path) -> frozenset[str]:
+def _names(folder: Path, *, holding: str = "") -> frozenset[str]:
     with file_errors():
-        return folder_names(folder)
+        return folder_names(folder, holding=holding)

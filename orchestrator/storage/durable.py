@@ -68,9 +68,10 @@ def remove_folder(path: Path) -> None:
         return
 
 
-def folder_names(path: Path) -> frozenset[str]:
-    """Names of the folders in `path`; none where `path` is missing."""
+def folder_names(path: Path, *, holding: str = "") -> frozenset[str]:
+    """Names of the folders in `path`; none where `path` is missing. holding: only those with a file of this name."""
     try:
-        return frozenset(entry.name for entry in os.scandir(path) if entry.is_dir(follow_symlinks=False))
+        folders = [entry for entry in os.scandir(path) if entry.is_dir(follow_symlinks=False)]
+        return frozenset(each.name for each in folders if not holding or os.path.isfile(os.path.join(each, holding)))
     except FileNotFoundError:
         return frozenset()

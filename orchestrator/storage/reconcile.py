@@ -57,8 +57,8 @@ async def reconcile(stores: Stores) -> Reconciliation:
         uploads_removed=await stores.files.sweep_incoming(),
         orphaned_videos=video_folders - videos,
         orphaned_runs=run_folders - runs,
-        missing_videos=videos - video_folders,
-        missing_runs=await stores.runs.succeeded_ids() - run_folders,
+        missing_videos=videos - await stores.files.whole_ids(),
+        missing_runs=await stores.runs.succeeded_ids() - await stores.archive.whole_ids(),
         are_orphans_kept=not videos and not runs,
     )
     if not found.are_orphans_kept:

@@ -141,6 +141,10 @@ class LocalVideoFiles:
     async def ids(self) -> frozenset[str]:
         return await self._threads.run(self._names, self._videos)
 
+    async def whole_ids(self) -> frozenset[str]:
+        """Of the videos whose content is there."""
+        return await self._threads.run(lambda: self._names(self._videos, holding=CONTENT))
+
     async def sweep_incoming(self) -> int:
         """Remove what uploads left that a crash cut off; only while no upload runs. Returns how many."""
         names = await self._threads.run(self._names, self._incoming)
@@ -164,6 +168,6 @@ class LocalVideoFiles:
         with file_errors():
             remove_folder(folder)
 
-    def _names(self, folder: Path) -> frozenset[str]:
+    def _names(self, folder: Path, *, holding: str = "") -> frozenset[str]:
         with file_errors():
-            return folder_names(folder)
+            return folder_names(folder, holding=holding)

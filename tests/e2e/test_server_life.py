@@ -54,7 +54,7 @@ def test_sigterm_ends_with_0_while_clients_follow(quick_repository: Path, tmp_pa
         with ThreadPoolExecutor() as followers:
             events_ended = followers.submit(read_all_events, stack.url)
             socket_ended = followers.submit(close_code_of_socket, stack.url, job_id)
-            wait_for_segments(stack, job_id, 2)
+            stack.program.wait_until(lambda: are_followed(stack.url), timeout_s=STOP_LIMIT_S, what="both follow")
             stack.program.process.send_signal(signal.SIGTERM)
             assert stack.program.process.wait(STOP_LIMIT_S) == 0
             told = events_ended.result(STOP_LIMIT_S)
@@ -64,6 +64,12 @@ def test_sigterm_ends_with_0_while_clients_follow(quick_repository: Path, tmp_pa
             assert last is not None
             assert RETRY_MS <= int(last[1]) < RETRY_MS + RETRY_SPREAD_MS
             assert socket_ended.result(STOP_LIMIT_S) == CloseCode.SERVICE_RESTART
+
+
+def are_followed(url: str) -> bool:
+    """Whether both kinds of streams are open."""
+    metrics = httpx.get(f"{url}/metrics").text
+    return all(f'trireel_event_streams{{kind="{kind}"}} 1.0' in metrics for kind in ("sse", "ws"))
 
 
 def read_all_events(url: str) -> bytes:

@@ -71,7 +71,8 @@ async def test_what_a_crash_left_is_removed(stores: Stores, tmp_path: Path) -> N
     assert await reconcile(stores) == NOTHING
 
 
-async def test_rows_without_their_files_are_told_and_kept(stores: Stores) -> None:
+@pytest.mark.parametrize("is_folder_left", [False, True])
+async def test_rows_without_their_files_are_told_and_kept(stores: Stores, tmp_path: Path, is_folder_left: bool) -> None:
     video_id = await add_whole_video(stores)
     scenario = Scenario(stores)
     job = await scenario.submit(await stores.videos.get(video_id))
@@ -80,6 +81,9 @@ async def test_rows_without_their_files_are_told_and_kept(stores: Stores) -> Non
     await scenario.finish(job)
     await stores.files.remove(video_id)
     await stores.archive.remove(job.run_id)
+    if is_folder_left:
+        for folder in (f"videos/{video_id}", f"runs/{job.run_id}"):
+            (tmp_path / folder).mkdir()
     found = await reconcile(stores)
     assert found.missing_videos == {video_id}
     assert found.missing_runs == {job.run_id}
