@@ -83,10 +83,28 @@ class Comparison:
     ties: list[str] = field(default_factory=list)
 
     def add(self, expected: NDArray[np.float32], found: NDArray[np.float32], where: str) -> None:
-        """Compare one frame. expected, found: float32 (K, 6), rows as in the contract, best first."""
+        """Compare one frame. expected, found: float32 (K, 6), rows as in the contract, best first.
+
+        A pair is measured once, where either side is strong; a strong row without a partner is lost or added.
+        """
         self.frames += 1
-        self._look_for(expected, found, f"{where}: lost", is_measured=True)
-        self._look_for(found, expected, f"{where}: added", is_measured=False)
+        ious = iou_matrix(expected, found)
+        same_class_ious = np.where(expected[:, None, CLASS_ID] == found[None, :, CLASS_ID], ious, 0)
+        lost_as_tie = self._ties_in(expected, found, ious, same_class_ious)
+        added_as_tie = self._ties_in(found, expected, ious.T, same_class_ious.T)
+        pairs = _pairs(expected, found, same_class_ious, self.limits)
+        for row, partner in pairs.items():
+            if max(expected[row, CONFIDENCE], found[partner, CONFIDENCE]) < self.limits.confidence:
+                continue
+            if lost_as_tie[row] and added_as_tie[partner]:
+                self.ties.append(f"{where}: lost {_described(expected[row])}")
+                self.ties.append(f"{where}: added {_described(found[partner])}")
+            else:
+                self._measure(expected[row], found[partner], float(ious[row, partner]), where)
+        rows, partners = list(pairs), list(pairs.values())
+        free_under = _free_under(expected, found, self.limits)
+        self._miss(np.delete(expected, rows, axis=0), np.delete(lost_as_tie, rows), free_under, f"{where}: lost")
+        self._miss(np.delete(found, partners, axis=0), np.delete(added_as_tie, partners), free_under, f"{where}: added")
 
     def faults(self) -> list[str]:
         """The failures, and one more sentence if there are more ties than there may be."""
@@ -94,34 +112,32 @@ class Comparison:
             return self.failures
         return [*self.failures, f"{len(self.ties)} ties among {self.boxes} boxes, first: {self.ties[0]}"]
 
-    def _look_for(
-        self, wanted: NDArray[np.float32], there: NDArray[np.float32], fault: str, *, is_measured: bool
-    ) -> None:
-        """Find each strong row of `wanted` in `there`; rows are measured once, from the expected side."""
-        free_under = _free_under(wanted, there, self.limits)
-        ious = iou_matrix(wanted, there)
-        same_class_ious = np.where(wanted[:, CLASS_ID, None] == there[None, :, CLASS_ID], ious, 0)
-        for row, overlaps, all_overlaps in zip(wanted, same_class_ious, ious, strict=True):
-            if row[CONFIDENCE] < self.limits.confidence:
+    def _miss(self, alone: NDArray[np.float32], is_tie: NDArray[np.bool_], free_under: float, fault: str) -> None:
+        """Tell of the strong rows among those without a partner. alone: float32 (K, 6). is_tie: bool (K,)."""
+        for row, is_excused in zip(alone, is_tie, strict=True):
+            if row[CONFIDENCE] < self.limits.confidence or row[CONFIDENCE] <= free_under:
                 continue
-            iou = float(overlaps.max(initial=0.0))
-            is_missing = iou < SAME_BOX_IOU
-            if is_missing and row[CONFIDENCE] <= free_under:
-                continue
-            if iou < self.limits.least_iou and self._is_tie(row, all_overlaps, there):
-                self.ties.append(f"{fault} {_described(row)}")
-            elif is_missing:
-                self.failures.append(f"{fault} {_described(row)}")
-            elif is_measured:
-                self._measure(row, there[overlaps.argmax()], iou, fault.removesuffix(" lost"))
+            (self.ties if is_excused else self.failures).append(f"{fault} {_described(row)}")
 
-    def _is_tie(self, row: NDArray[np.float32], overlaps: NDArray[np.float64], there: NDArray[np.float32]) -> bool:
-        """Whether a box as strong as `row` may have taken its place, but for what the limits let either move."""
+    def _ties_in(
+        self,
+        wanted: NDArray[np.float32],
+        there: NDArray[np.float32],
+        ious: NDArray[np.float64],
+        same_class_ious: NDArray[np.float64],
+    ) -> NDArray[np.bool_]:
+        """Whether a box as strong may have taken each row's place, but for what the limits let either move: bool (K,).
+
+        wanted: (K, 6). there: (L, 6). ious, same_class_ious: (K, L). A row that is there itself gave up no place, so
+        the second of two equal boxes is no tie.
+        """
         if self.suppression_iou is None or not self.limits.most_ties_share:
-            return False
+            return np.zeros(len(wanted), dtype=np.bool_)
         reach = self.suppression_iou - (1 - self.limits.least_iou)
-        rivals = there[overlaps >= reach, CONFIDENCE]
-        return bool((rivals >= row[CONFIDENCE] - self.limits.most_confidence_move).any())
+        least_rival = wanted[:, None, CONFIDENCE] - self.limits.most_confidence_move
+        has_rival = ((ious >= reach) & (there[None, :, CONFIDENCE] >= least_rival)).any(axis=1)
+        is_there = (same_class_ious >= self.limits.least_iou).any(axis=1)
+        return np.asarray(has_rival & ~is_there)
 
     def _measure(self, expected: NDArray[np.float32], found: NDArray[np.float32], iou: float, where: str) -> None:
         move = abs(float(expected[CONFIDENCE]) - float(found[CONFIDENCE]))
@@ -129,9 +145,9 @@ class Comparison:
         self.least_iou = min(self.least_iou, iou)
         self.most_confidence_move = max(self.most_confidence_move, move)
         if iou < self.limits.least_iou:
-            self.failures.append(f"{where} IoU {iou:.4f} of {_described(expected)}")
+            self.failures.append(f"{where}: IoU {iou:.4f} of {_described(expected)}")
         if move > self.limits.most_confidence_move:
-            self.failures.append(f"{where} confidence moved by {move:.4f} of {_described(expected)}")
+            self.failures.append(f"{where}: confidence moved by {move:.4f} of {_described(expected)}")
 
 
 def compare_frames(
@@ -158,6 +174,28 @@ def _upright(rows: NDArray[np.float32]) -> NDArray[np.float64]:
     """Boxes (K, 4) whose first corner is the upper left: on noise YOLO26, which has no DFL, may answer others."""
     corners = rows[:, :4].astype(np.float64).reshape(-1, 2, 2)
     return np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
+
+
+def _pairs(
+    expected: NDArray[np.float32], found: NDArray[np.float32], same_class_ious: NDArray[np.float64], limits: Limits
+) -> dict[int, int]:
+    """Which row of `found` (L, 6) is which of `expected` (K, 6): one-to-one, by position, in the order of `expected`.
+
+    same_class_ious: (K, L), 0 between classes; rows under SAME_BOX_IOU are never a pair. Of all pairs the one that
+    differs least is taken first, judged by its IoU or its confidence, whichever uses up more of its limit. So each of
+    two near-duplicates meets its own, and a pair within the limits never yields to one beyond them.
+    """
+    moves = np.abs(expected[:, None, CONFIDENCE] - found[None, :, CONFIDENCE])
+    used_up = np.maximum((1 - same_class_ious) / (1 - limits.least_iou), moves / limits.most_confidence_move)
+    rows, partners = np.nonzero(same_class_ious >= SAME_BOX_IOU)
+    pairs: dict[int, int] = {}
+    taken: set[int] = set()
+    for k in np.argsort(used_up[rows, partners], kind="stable"):
+        row, partner = int(rows[k]), int(partners[k])
+        if row not in pairs and partner not in taken:
+            pairs[row] = partner
+            taken.add(partner)
+    return dict(sorted(pairs.items()))
 
 
 def _free_under(wanted: NDArray[np.float32], there: NDArray[np.float32], limits: Limits) -> float:

@@ -71,6 +71,80 @@ def test_boxes_at_the_threshold_may_fall_on_either_side(confidence: float, is_fr
     assert (failures(rows(), rows(box)) == []) is is_free
 
 
+@pytest.mark.parametrize(("before", "after"), [(0.2, 0.6), (0.6, 0.2), (0.2, 0.256), (0.3, 0.24)])
+def test_a_box_that_crosses_the_threshold_from_afar_fails(before: float, after: float) -> None:
+    comparison = Comparison(limits=FLOAT32)
+    comparison.add(rows([*CAR[:4], before, 2.0]), rows([*CAR[:4], after, 2.0]), "here")
+    assert comparison.failures == [
+        f"here: confidence moved by {abs(after - before):.4f} "
+        f"of class 2 at (10.0, 10.0, 110.0, 60.0) with confidence {before:.3f}"
+    ]
+    assert comparison.boxes == 1
+
+
+@pytest.mark.parametrize(("before", "after"), [(0.248, 0.252), (0.252, 0.248), (0.2451, 0.25), (0.2545, 0.2499)])
+def test_a_box_that_crosses_the_threshold_by_less_than_the_border_passes(before: float, after: float) -> None:
+    assert failures(rows([*CAR[:4], before, 2.0]), rows([*CAR[:4], after, 2.0])) == []
+
+
+def test_a_weak_box_that_becomes_strong_elsewhere_than_it_was_fails() -> None:
+    weak = [*CAR[:4], 0.249, 2.0]
+    assert failures(rows(weak), rows(changed(weak, confidence=0.002, x1=2.0, x2=2.0)))[0].startswith("here: IoU 0.96")
+
+
+def test_weak_boxes_may_differ_by_anything() -> None:
+    weak = [*CAR[:4], 0.1, 2.0]
+    assert failures(rows(CAR, weak), rows(CAR, changed(weak, confidence=0.1, x2=5.0))) == []
+
+
+def test_every_box_given_twice_is_added_once() -> None:
+    comparison = Comparison(limits=FLOAT32)
+    comparison.add(rows(CAR, PERSON), rows(CAR, CAR, PERSON, PERSON), "here")
+    assert [sentence.partition(" at")[0] for sentence in comparison.failures] == [
+        "here: added class 2",
+        "here: added class 0",
+    ]
+    assert comparison.boxes == 2
+
+
+# End-to-end heads suppress nothing, so one thing may have two boxes.
+NEAR_CAR = changed(CAR, x2=0.5, confidence=-0.2)
+
+
+def test_of_two_near_identical_boxes_with_one_partner_the_other_is_lost() -> None:
+    assert failures(rows(CAR, NEAR_CAR), rows(CAR)) == [
+        "here: lost class 2 at (10.0, 10.0, 110.5, 60.0) with confidence 0.700"
+    ]
+    assert failures(rows(CAR, NEAR_CAR), rows(NEAR_CAR))[0].startswith(
+        "here: lost class 2 at (10.0, 10.0, 110.0, 60.0)"
+    )
+
+
+@pytest.mark.parametrize("x2", [0.5, 5.0, 0.0])
+def test_near_identical_boxes_on_both_sides_may_come_in_another_order(x2: float) -> None:
+    near, third = changed(CAR, x2=x2, confidence=-0.2), changed(CAR, x2=2 * x2, confidence=-0.4)
+    comparison = Comparison(limits=FLOAT32)
+    comparison.add(rows(CAR, near, third), rows(third, CAR, near), "here")
+    assert (comparison.failures, comparison.boxes, comparison.most_confidence_move) == ([], 3, 0.0)
+
+
+def test_near_identical_boxes_that_change_places_within_the_limits_meet_by_confidence() -> None:
+    found = rows([*NEAR_CAR[:4], CAR[4], 2.0], [*CAR[:4], NEAR_CAR[4], 2.0])
+    assert failures(rows(CAR, NEAR_CAR), found) == []
+
+
+def test_near_identical_boxes_that_are_as_strong_meet_by_place() -> None:
+    near = changed(CAR, x2=5.0)
+    assert failures(rows(CAR, near), rows(changed(near, confidence=0.001), changed(CAR, confidence=-0.001))) == []
+
+
+def test_a_weak_box_takes_no_partner_from_a_strong_one() -> None:
+    weak = [*CAR[:4], 0.1, 2.0]
+    nudged = changed(CAR, x2=0.1, confidence=0.001)
+    assert failures(rows(CAR, weak), rows(nudged)) == []
+    assert failures(rows(nudged), rows(CAR, weak)) == []
+
+
 def test_a_full_frame_may_end_with_other_boxes() -> None:
     strong = [[20.0 * k, 0.0, 20.0 * k + 10, 10.0, 0.9, 0.0] for k in range(299)]
     last, other = [0.0, 50.0, 10.0, 60.0, 0.5, 0.0], [30.0, 50.0, 40.0, 60.0, 0.502, 0.0]
@@ -154,6 +228,19 @@ def test_a_box_that_suppression_kept_beside_a_stronger_one_is_a_tie() -> None:
 def test_another_class_of_the_same_box_is_a_tie_where_both_are_as_strong() -> None:
     assert compared_as_half(rows(BIKE), rows(changed(BIKE, class_id=2.0, confidence=0.01))).faults() == []
     assert compared_as_half(rows(BIKE), rows(changed(BIKE, class_id=2.0, confidence=-0.1))).faults() != []
+
+
+def test_a_box_given_twice_is_no_tie() -> None:
+    for expected, found in ((rows(BIKE), rows(BIKE, BIKE)), (rows(BIKE, BIKE), rows(BIKE))):
+        comparison = compared_as_half(expected, found)
+        assert (len(comparison.failures), comparison.ties) == (1, [])
+
+
+def test_a_much_stronger_box_in_another_place_is_no_tie() -> None:
+    rival = [10.0, 10.0, 50.0, 46.0, 0.6, 1.0]
+    for expected, found in ((BIKE, rival), (rival, BIKE)):
+        comparison = compared_as_half(rows(expected), rows(found))
+        assert (len(comparison.failures), comparison.ties) == (2, [])
 
 
 def test_where_nothing_is_suppressed_there_are_no_ties() -> None:
