@@ -31,6 +31,11 @@ def files_of(stack: Stack) -> set[str]:
     return {name for name in kept if not name.startswith(("trireel.db", "logs/"))}
 
 
+def uploads_interrupted(stack: Stack) -> int:
+    """As the server's log tells, once nothing of the upload is left to be done."""
+    return stack.program.log.read_text(errors="replace").count("upload interrupted")
+
+
 def assert_problem(answer: httpx.Response, status: int, code: str) -> None:
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"].startswith("application/problem+json")
@@ -110,12 +115,17 @@ def test_the_larger_limit_holds_for_uploads_only(stack: Stack) -> None:
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
 def test_a_client_that_goes_away_half_way_leaves_nothing(stack: Stack, clip: Path, share: float) -> None:
     before, videos = files_of(stack), len(stack.client.videos(limit=100).items)
+    interrupted = uploads_interrupted(stack)
     body = clip.read_bytes()
     host, port = stack.url.removeprefix("http://").split(":")
     head = f"POST /v1/videos?filename=half.mp4 HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n\r\n"
     with socket.create_connection((host, int(port))) as connection:
         connection.sendall(head.encode() + body[: int(share * len(body))])
-    stack.program.wait_until(lambda: files_of(stack) == before, timeout_s=20, what="the partial upload is gone")
+        stack.program.wait_until(lambda: files_of(stack) > before, timeout_s=20, what="the upload has begun")
+    stack.program.wait_until(
+        lambda: uploads_interrupted(stack) == interrupted + 1, timeout_s=20, what="the upload was given up"
+    )
+    assert files_of(stack) == before
     assert len(stack.client.videos(limit=100).items) == videos
     assert stack.client.readiness().is_ready
 

@@ -9,33 +9,21 @@ from typing import Final
 import pytest
 
 from orchestrator.client import ApiError, SubmitJob, VideoAnswer
-from tests.support.needs import SHARED_DATA
+from orchestrator.errors import VideoOverLimitError
+from tests.support.odd_videos import FILES, MANIFEST, ODD_VIDEOS, Expected
 from tests.support.stack import Stack
 from tests.support.triton import MEAN_COLOUR
 
 # The bomb alone is two minutes of decoding on one core.
 pytestmark = [pytest.mark.needs("triton"), pytest.mark.timeout(600)]
 
-FOLDER: Final = SHARED_DATA / "odd_videos"
-MANIFEST: Final = FOLDER / "manifest.json"
-# A decompression bomb: 21,766 frames of 4K in 1.1 MB.
-EVERY_NTH: Final = {"long_4k_av1.mp4": 25}
-# What the manifest's readers counted; the others' counts are the index's own.
-FRAMES: Final = {
-    "av1_video.mkv": 125,
-    "dolbyVision-hdr.MOV": 4,
-    "file+with+data&streams=works?.mp4": 309,
-    "fixture-null.webm": 36,
-    "long_4k_av1.mp4": 871,
-    "sample_partially_fragmented.mp4": 30,
-    "sample_with_invalid_nalu.mp4": 29,
-}
+OK_OR_LIMIT: Final = "ok-or-limit"
 OUTCOMES: Final = {
     "ok": frozenset({"ok"}),
     "partial": frozenset({"partial"}),
     "reject": frozenset({"reject"}),
     "ok-or-partial": frozenset({"ok", "partial"}),
-    "ok-or-limit": frozenset({"ok", "reject"}),
+    OK_OR_LIMIT: frozenset({"ok", "reject"}),
 }
 
 
@@ -49,22 +37,24 @@ def manifest() -> list[tuple[str, str]]:
 @pytest.mark.needs("shared_data")
 @pytest.mark.parametrize(("file_name", "expected"), manifest())
 def test_an_odd_video_is_inferred_whole_or_its_losses_are_told(stack: Stack, file_name: str, expected: str) -> None:
-    refusal, video = upload(stack, FOLDER / file_name)
+    known = FILES[file_name]
+    refusal, video = upload(stack, ODD_VIDEOS / file_name)
     if video is None:
-        assert refusal.startswith("video_")
         assert "reject" in OUTCOMES[expected], refusal
+        assert refusal == refusal_of(file_name, expected)
         return
-    every_nth = EVERY_NTH.get(file_name, 1)
-    job, _ = stack.run_to_end(SubmitJob(video_id=video.id, model=MEAN_COLOUR, every_nth=every_nth))
+    assert isinstance(known, Expected)
+    job, _ = stack.run_to_end(SubmitJob(video_id=video.id, model=MEAN_COLOUR, every_nth=known.every_nth))
     told = [frame.frame_index for frame in stack.client.frames(job.id)] if job.state == "succeeded" else []
     assert outcome_of(job.state, job.warnings) in OUTCOMES[expected], (job.state, job.error, job.warnings)
     if job.state == "succeeded":
-        assert job.ledger.planned == job.ledger.inferred + job.ledger.failed == len(told)
-        assert job.ledger.inferred == FRAMES.get(file_name, job.ledger.inferred)
+        assert len(told) == known.asked_for
+        assert (job.ledger.planned, job.ledger.failed) == (known.asked_for, known.failed)
+        assert job.ledger.inferred == known.asked_for - known.failed
         assert job.progress.percent == 100.0
     else:
         assert job.error is not None
-        assert job.error.code.startswith("video_")
+        assert job.error.code == refusal_of(file_name, expected)
     stack.client.delete(job.id)
     stack.client.delete_video(video.id)
 
@@ -75,6 +65,14 @@ def upload(stack: Stack, path: Path) -> tuple[str, VideoAnswer | None]:
         return "", stack.client.upload(path)
     except ApiError as error:
         return error.code, None
+
+
+def refusal_of(file_name: str, expected: str) -> str | None:
+    """The only code that it may be refused with, if any."""
+    known = FILES[file_name]
+    if not isinstance(known, Expected):
+        return known.code
+    return VideoOverLimitError.code if expected == OK_OR_LIMIT else None
 
 
 def outcome_of(state: str, warnings: tuple[str, ...]) -> str:

@@ -10,6 +10,9 @@ from rich.console import Console
 from orchestrator.cli.display import LineDisplay, clock, counts, open_display
 from orchestrator.client import ProgressAnswer
 
+# Of which rich draws a bar.
+BAR = "━"
+
 
 def progress(percent: float | None, frames_done: int = 0, frames_total: int | None = 100) -> ProgressAnswer:
     return ProgressAnswer(
@@ -62,10 +65,17 @@ def test_off_a_terminal_there_are_lines_without_escapes() -> None:
     assert out.getvalue() == "inferring 50.0 % 50/100 frames, 31.2 fps, ETA 0:08\n"
 
 
-def test_on_a_terminal_there_is_a_bar() -> None:
+def shown(*, is_terminal: bool) -> list[str]:
+    """Lines of an upload and a job that is half done, each as often as it was drawn."""
     out = io.StringIO()
-    with open_display(Console(file=out, force_terminal=True, width=120)) as display:
+    with open_display(Console(file=out, force_terminal=is_terminal, width=120)) as display:
         display.uploaded(1, 2)
         display.moved("running")
         display.progressed("inferring", progress(50.0, 50))
-    assert "50/100 frames, 31.2 fps, ETA 0:08" in out.getvalue()
+    return out.getvalue().splitlines()
+
+
+def test_on_a_terminal_there_is_a_bar_and_elsewhere_there_is_none() -> None:
+    for is_terminal in (True, False):
+        half_done = [line for line in shown(is_terminal=is_terminal) if "50/100 frames, 31.2 fps, ETA 0:08" in line]
+        assert {BAR in line for line in half_done} == {is_terminal}
