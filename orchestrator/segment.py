@@ -125,8 +125,20 @@ async def run_segment(
         for slot in held_slots:
             tools.slots.give_back(slot)
     started_s = tools.monotonic_s()
+    run = await commit_segment(leased, result, tools)
+    _measure_stages(result, tools.metrics, writing_s=tools.monotonic_s() - started_s)
+    return run
+
+
+async def commit_segment(leased: LeasedSegment, result: SegmentResult, tools: SegmentTools) -> Run:
+    """Keep what became of a segment, and count it once it is kept; the run as it is then.
+
+    Raises as `PartStore.commit`.
+    """
     run = await tools.parts.commit(leased.lease, result, now=tools.utc_now())
-    _measure(result, tools.metrics, writing_s=tools.monotonic_s() - started_s)
+    tools.metrics.segments_committed.inc()
+    for _, reason in result.report.failed:
+        tools.metrics.frames_failed.labels(reason).inc()
     return run
 
 
@@ -186,10 +198,7 @@ async def _hold_lease(leased: LeasedSegment, tools: SegmentTools) -> None:
     raise RunUnwantedError(f"no job wants run {leased.run.id} any more")
 
 
-def _measure(result: SegmentResult, metrics: Metrics, *, writing_s: float) -> None:
-    metrics.segments_committed.inc()
-    for _, reason in result.report.failed:
-        metrics.frames_failed.labels(reason).inc()
+def _measure_stages(result: SegmentResult, metrics: Metrics, *, writing_s: float) -> None:
     metrics.stage_seconds.labels("decoding").observe(result.seconds.decoding)
     metrics.stage_seconds.labels("waiting").observe(result.seconds.waiting)
     metrics.stage_seconds.labels("inferring").observe(result.seconds.inferring)

@@ -31,7 +31,7 @@ from orchestrator.errors import (
 from orchestrator.metering import Meters
 from orchestrator.ports import EventBus, ModelCatalogue, SegmentRequest, VideoFiles, VideoStore
 from orchestrator.sampled_runs import SampledRuns
-from orchestrator.segment import SegmentTools, close_unwanted, run_segment
+from orchestrator.segment import SegmentTools, close_unwanted, commit_segment, run_segment
 from orchestrator.upkeep import Upkeep
 
 log = structlog.get_logger()
@@ -188,7 +188,7 @@ class Worker:
             report=all_failed(stamps, reason),
             seconds=StageSeconds(),
         )
-        return await self.tools.parts.commit(leased.lease, result, now=self.tools.utc_now())
+        return await commit_segment(leased, result, self.tools)
 
     async def _after_failure(self, leased: LeasedSegment, error: TrireelError, *, leased_at: datetime) -> None:
         """Hand the segment back, or end its run, by the kind of the error."""

@@ -12,7 +12,7 @@ from httpx import AsyncClient
 from orchestrator.core.records import SegmentReport
 from orchestrator.core.states import JobState
 from orchestrator.core.types import FrameBatch
-from orchestrator.errors import VideoUnreadableError
+from orchestrator.errors import DecoderCrashedError, VideoUnreadableError
 from orchestrator.ports import SegmentRequest
 from orchestrator.telemetry import STAGES
 from orchestrator.testing.fake_reader import FakeVideoReader, GeneratedBatches, GeneratedVideo
@@ -78,6 +78,17 @@ async def test_frames_that_give_no_picture_are_counted_under_their_reasons() -> 
         'trireel_frames_failed_total{reason="not_decodable"}': 2,
         'trireel_frames_failed_total{reason="decoder_crashed"}': 1,
     }
+
+
+async def test_frames_that_no_decoder_survives_are_counted_too_and_have_no_stages() -> None:
+    process = WebProcess(video=GeneratedVideo(frame_count=8, segment_error=DecoderCrashedError("signal 11")))
+    async with api_over(process) as client:
+        await submitted(client)
+        await process.work_until_idle()
+        values = await values_in(client)
+    assert values['trireel_frames_failed_total{reason="decoder_crashed"}'] == 8
+    assert values["trireel_segments_committed_total"] == 2
+    assert values['trireel_stage_seconds_count{stage="writing"}'] == 0
 
 
 class TimedBatches(GeneratedBatches):
