@@ -174,6 +174,10 @@ class Cluster:
         assert process.returncode is not None
         return process.returncode
 
+    def remember_below(self, pid: int) -> None:
+        """Before that process is killed: nothing below it may outlive the scenario."""
+        self._former += process_tree.descendants(pid)
+
     def pause(self, name: str) -> int:
         """SIGSTOP to one program, and to nothing below it; its pid."""
         pid = self.running[name].pid
@@ -304,7 +308,7 @@ class Cluster:
 
     def _end(self, name: str, end: Callable[[Running], None], *, timeout_s: float = 10.0) -> int:
         ended = self.running[name]
-        self._former += process_tree.descendants(ended.pid)
+        self.remember_below(ended.pid)
         self._former_pids.add(ended.pid)
         self.note(name, is_up=False)
         end(ended)

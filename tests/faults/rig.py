@@ -93,13 +93,14 @@ class Life:
 class Rig:
     """ports: names of the stores, and "model", whose calls are counted. spoil_archive: wraps it in something worse.
 
-    A job that failed is retried, as often as it takes.
+    may_fail_with: codes of errors that end a job; one that failed so is retried, as often as it takes.
     """
 
     folder: Path
     counter: CallCounter
     ports: Collection[str]
     spoil_archive: Callable[[CandidateArchive], CandidateArchive] = lambda archive: archive
+    may_fail_with: frozenset[str] = frozenset()
     clock: Clock = field(default_factory=Clock)
     slots: FakeSlots = field(default_factory=FakeSlots)
     errors: ErrorLog = field(default_factory=ErrorLog)
@@ -177,6 +178,8 @@ class Rig:
             if answer.is_success and answer.json()["state"] == SUCCEEDED:
                 return
             if answer.is_success and answer.json()["is_terminal"]:
+                code = (answer.json()["error"] or {}).get("code")
+                assert code in self.may_fail_with, answer.json()
                 await life.http.post(f"/v1/jobs/{self.job_id}/retry")
             await life.step()
         raise AssertionError("the job does not end")

@@ -1,7 +1,7 @@
 """File calls of this process that fail: Python tells an audit hook of each before it happens, and obeys its refusal.
 
-So nothing of ours is patched, and what is refused is the very `open`, `rename` or `unlink` of the real code. What
-libraries write from C is limited in size instead, by the kernel.
+So nothing of ours is patched, and what is refused is the very `open`, `rename` or `unlink` of the real code. Of `fsync`
+no hook is told, so that one is replaced. What libraries write from C is limited in size instead, by the kernel.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from orchestrator.core.types import Candidates
 from orchestrator.ports import CandidateArchive
 from tests.faults.counted_calls import CallCounter
 
+FSYNC: Final = os.fsync
 EVENTS: Final = frozenset({"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"})
 
 
@@ -34,6 +35,13 @@ class _Watch:
             if isinstance(path, str) and path.startswith(self.folder):
                 # Ids differ from run to run.
                 self.counter.enter(f"{event} of {os.path.basename(path)}")
+
+    def sync(self, fd: int) -> None:
+        """Instead of `os.fsync`."""
+        path = os.readlink(f"/proc/self/fd/{fd}")
+        if path.startswith(self.folder):
+            self.counter.enter(f"fsync of {os.path.basename(path)}")
+        FSYNC(fd)
 
 
 # A hook stays for the life of the interpreter, so there is one, and it mostly has nothing to do.
@@ -56,9 +64,11 @@ def spoilt_files(folder: Path, counter: CallCounter) -> Iterator[None]:
         _hooks.append(_hook)
     watch = _Watch(str(folder), counter)
     _watches.append(watch)
+    os.fsync = watch.sync
     try:
         yield
     finally:
+        os.fsync = FSYNC
         _watches.remove(watch)
 
 

@@ -104,6 +104,7 @@ class Striker:
             if pids:
                 pid = self.random.choice(pids)
                 with suppress(ProcessLookupError):
+                    self.cluster.remember_below(pid)
                     os.kill(pid, signal.SIGKILL)
                     killed.append(pid)
             return bool(killed)

@@ -107,7 +107,12 @@ async def test_every_inference_may_fail(tmp_path: Path, undisturbed: Undisturbed
     swept = Sweep(tmp_path, f"an inference fails with {error.code}", undisturbed)
     await swept.run(
         iter(range(1, 100)),
-        lambda folder, number: Rig(folder, CallCounter(number, Strike.FAILS, as_the_test_wants(error)), ("model",)),
+        lambda folder, number: Rig(
+            folder,
+            CallCounter(number, Strike.FAILS, as_the_test_wants(error)),
+            ("model",),
+            may_fail_with=frozenset() if error.retryable else frozenset({error.code}),
+        ),
     )
     assert len(swept.hits) >= 5, swept.hits
 

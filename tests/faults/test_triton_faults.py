@@ -19,7 +19,7 @@ from tests.faults.served_models import DEMO
 from tests.faults.topology import PLAIN, Role
 from tests.faults.trial import Trial
 from tests.faults.works import ALL_FRAMES, EVERY_OTHER, QuietServer, part_of_clip
-from tests.support.faulty_triton import INFER, FaultyTriton, Spoiling
+from tests.support.faulty_triton import INFER, REGISTER, FaultyTriton, Spoiling
 from tests.support.triton_program import TritonProgram
 
 pytestmark = [pytest.mark.needs("triton"), pytest.mark.timeout(240)]
@@ -84,6 +84,20 @@ def test_jobs_wait_for_a_triton_that_answers_nothing(trial_on: OpenTrial, own_tr
         own_triton.resume()
         trial.cluster.note(Role.TRITON, is_up=True)
         fault.fired(pid)
+
+
+def test_a_triton_that_refuses_shared_memory_gets_equal_frames_over_grpc(
+    trial_on: OpenTrial, faulty: FaultyTriton, seed: int
+) -> None:
+    faulty.spoil_all(REGISTER, Spoiling(status=grpc.StatusCode.INVALID_ARGUMENT))
+    with trial_on(PLAIN, seed, triton_url=faulty.grpc_url) as trial:
+        fault = trial.faults.plan("shared memory is refused")
+        for work in (ALL_FRAMES, EVERY_OTHER):
+            trial.submit(work)
+        trial.wait_for_share(0.5)
+        assert trial.insist("GET", "/readyz")["transport"] == "grpc"
+        fault.fired(f"{faulty.spoilt[REGISTER]} registrations")
+        assert faulty.spoilt[REGISTER] > 0
 
 
 def test_a_triton_slower_than_its_deadline_is_asked_again(trial_on: OpenTrial, faulty: FaultyTriton, seed: int) -> None:
