@@ -1,4 +1,4 @@
-"""How soon one sees something: a first detection, the end of a cancelled job, a server that is ready or back again."""
+"""How soon one sees something: an answer, a first detection, the end of a cancelled job, a server that is back."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from benchmarks.table import Row, at_most, row_of_medians
 from orchestrator.client import JobAnswer, SegmentBody, SubmitJob
 
 CLIP_FRAMES: Final = 100
-# Long enough that a job is still at work when it is cancelled after its second segment.
-CANCELLED_FRAMES: Final = 400
-SEGMENTS_BEFORE_CANCEL: Final = 2
+# Long enough that a job is still at work when it is cancelled, or its server killed, after its second segment.
+LONG_FRAMES: Final = 400
+SEGMENTS_BEFORE: Final = 2
+SUBMITS: Final = 50
 QUIET_S: Final = 0.5
 STARTS: Final = 3
 
@@ -43,6 +44,38 @@ def first_segment_s(lab: Lab, bench: Bench) -> float:
     return wait_s
 
 
+def submit(lab: Lab) -> list[Row]:
+    """From the call that submits to its answer at the client, while a job is at work.
+
+    The others differ from it in priority only, so they join its run and add no work.
+    """
+    with open_bench(lab) as bench:
+        running, _ = job_at_work(lab, bench)
+        waits_ms = [submit_ms(bench, running.video.id, priority=1 + number) for number in range(SUBMITS)]
+        if bench.client.job(running.id).is_terminal:
+            raise MeasurementError(f"job {running.id} was over before all submits were answered")
+    return [row_of_medians("submit", waits_ms, at_most(50), unit="ms")]
+
+
+def submit_ms(bench: Bench, video_id: str, *, priority: int) -> float:
+    job = SubmitJob(video_id=video_id, model=bench.model, priority=priority)
+    began_s = time.perf_counter()
+    bench.client.submit(job)
+    return 1000 * (time.perf_counter() - began_s)
+
+
+def job_at_work(lab: Lab, bench: Bench) -> tuple[JobAnswer, int | None]:
+    """A job on a clip that the stack never saw, at its steady pace, and the id of the last event it told."""
+    video = bench.upload(lab.clip(LONG_FRAMES))
+    job = bench.client.submit(SubmitJob(video_id=video.id, model=bench.model))
+    segments = 0
+    for event in bench.client.follow(job.id):
+        segments += isinstance(event.body, SegmentBody)
+        if segments == SEGMENTS_BEFORE:
+            return job, event.id
+    raise MeasurementError(f"job {job.id} told of fewer than {SEGMENTS_BEFORE} segments")
+
+
 def cancel(lab: Lab) -> list[Row]:
     """From the call that cancels to the end of the last request, by Triton's own statistics.
 
@@ -59,13 +92,7 @@ def statistics_client(bench: Bench) -> triton_grpc.InferenceServerClient:
 
 def cancel_delay_s(lab: Lab, bench: Bench, triton: triton_grpc.InferenceServerClient) -> float:
     """Raises MeasurementError where the job was over before."""
-    video = bench.upload(lab.clip(CANCELLED_FRAMES))
-    job = bench.client.submit(SubmitJob(video_id=video.id, model=bench.model))
-    segments = 0
-    for event in bench.client.follow(job.id):
-        segments += isinstance(event.body, SegmentBody)
-        if segments == SEGMENTS_BEFORE_CANCEL:
-            break
+    job, _ = job_at_work(lab, bench)
     called_s = time.time()
     bench.client.cancel(job.id)
     if ended(bench, job).state != "cancelled":
@@ -113,14 +140,7 @@ def recovery(lab: Lab) -> list[Row]:
 def recovery_s(lab: Lab) -> float:
     data_dir = lab.new_data_dir()
     with open_stack(lab, data_dir) as bench:
-        video = bench.upload(lab.clip(CANCELLED_FRAMES))
-        job = bench.client.submit(SubmitJob(video_id=video.id, model=bench.model))
-        segments = 0
-        for event in bench.client.follow(job.id):
-            segments += isinstance(event.body, SegmentBody)
-            if segments == SEGMENTS_BEFORE_CANCEL:
-                break
-        last_id = event.id
+        job, last_id = job_at_work(lab, bench)
         killed_s = time.perf_counter()
         os.kill(bench.stack.pid, signal.SIGKILL)
     with open_stack(lab, data_dir) as bench:

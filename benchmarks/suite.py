@@ -8,7 +8,7 @@ from typing import Final
 from benchmarks.crowd import crowd
 from benchmarks.gate import gate
 from benchmarks.lab import Lab
-from benchmarks.promptness import cancel, first_detection, recovery, start_up
+from benchmarks.promptness import cancel, first_detection, recovery, start_up, submit
 from benchmarks.scale_out import scale_out
 from benchmarks.table import Row
 from benchmarks.throughput import e2e_vs_raw, limit_ratio, stride, triton_tax, vs_ultralytics
@@ -24,6 +24,7 @@ BENCHMARKS: Final[Mapping[str, Benchmark]] = {
     "triton_tax": triton_tax,
     "vs_ultralytics": vs_ultralytics,
     "stride": stride,
+    "submit": submit,
     "first_detection": first_detection,
     "cancel": cancel,
     "start_up": start_up,
