@@ -27,6 +27,7 @@ pytestmark = [pytest.mark.needs("triton"), pytest.mark.timeout(240)]
 TIMEOUT_S: Final = 1
 # Longer than readiness may take to tell.
 AWAY_S: Final = 7.0
+BUDGET_S: Final = 3
 # Passing statuses are answered so often in a row; the client waits 0.1 s, 0.2 s, 0.4 s ... in between.
 REFUSALS: Final = 4
 
@@ -52,6 +53,27 @@ def test_jobs_wait_for_a_triton_that_is_away(
         trial.pass_time(away_s)
         assert [trial.insist("GET", f"/v1/jobs/{job_id}")["state"] for job_id in job_ids][-1] == "running"
         trial.cluster.start_triton()
+        fault.fired(own_triton.grpc_url)
+
+
+@pytest.mark.thorough
+def test_a_job_that_waited_longer_than_its_budget_fails_and_a_retry_goes_on(
+    trial_on: OpenTrial, own_triton: TritonProgram, seed: int
+) -> None:
+    with trial_on(PLAIN, seed, triton=own_triton, WAIT_BUDGET_S=str(BUDGET_S)) as trial:
+        fault = trial.faults.plan(f"no Triton for longer than {BUDGET_S} s")
+        job_id = trial.submit(ALL_FRAMES)
+        trial.wait_for_share(trial.random.uniform(0.1, 0.6))
+        trial.cluster.stop_triton()
+        trial.wait_until(
+            lambda: trial.insist("GET", f"/v1/jobs/{job_id}")["state"] == FAILED, what="the job has waited enough"
+        )
+        failed = trial.insist("GET", f"/v1/jobs/{job_id}")
+        assert failed["error"]["code"] == "triton_unavailable"
+        assert failed["ledger"]["inferred"] > 0
+        trial.cluster.start_triton()
+        trial.insist("POST", f"/v1/jobs/{job_id}/retry")
+        trial.follow(job_id)
         fault.fired(own_triton.grpc_url)
 
 

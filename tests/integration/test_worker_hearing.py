@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import pickle
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 import pytest
 from structlog.testing import capture_logs
 
 from orchestrator.errors import DoorbellError
-from orchestrator.scheduling.celery_program import QUEUE
+from orchestrator.scheduling.celery_program import QUEUE, TASK, build_celery
 from orchestrator.scheduling.doorbell import Doorbells, open_doorbells
 from orchestrator.worker.hearing import FIRST_RESTART_DELAY_S, SIGN_OUT_TIMEOUT_S, Hearing
 from tests.support.listener import orders_of
@@ -175,6 +177,29 @@ async def test_rings_are_json_without_content_and_never_more_than_there_are_work
         with redis.client() as client:
             message = json.loads(client.lindex(QUEUE, 0))
         assert message["content-type"] == "application/json"
+
+
+class Evil:
+    """Makes a folder wherever it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.folder),)
+
+
+async def test_a_message_that_is_no_json_is_never_read(redis: RedisServer, tmp_path: Path) -> None:
+    folder = tmp_path / "made"
+    async with listening(redis) as heard:
+        celery = build_celery(redis.url())
+        celery.send_task(TASK, args=[Evil(folder)], queue=QUEUE, serializer="pickle")
+        celery.close()
+        # What comes behind it in the queue is heard.
+        await heard.is_heard()
+    assert not folder.exists()
+    pickle.loads(pickle.dumps(Evil(folder)))
+    assert folder.exists(), "it would have done no harm"
 
 
 async def test_without_redis_every_call_says_so(redis: RedisServer) -> None:
