@@ -15,8 +15,9 @@ from benchmarks.table import Row, at_most, row_of_medians
 from orchestrator.client import JobAnswer, SegmentBody, SubmitJob
 
 CLIP_FRAMES: Final = 100
-# Long enough that a job is still at work when it is cancelled, or its server killed, after its second segment.
-LONG_FRAMES: Final = 400
+# Long enough that a job is still at work when it is cancelled, or its server killed, after its second segment, which
+# has 512 frames on a GPU.
+LONG_FRAMES: Final = {"cpu": 400, "gpu": 6000}
 SEGMENTS_BEFORE: Final = 2
 SUBMITS: Final = 50
 QUIET_S: Final = 0.5
@@ -66,7 +67,7 @@ def submit_ms(bench: Bench, video_id: str, *, priority: int) -> float:
 
 def job_at_work(lab: Lab, bench: Bench) -> tuple[JobAnswer, int | None]:
     """A job on a clip that the stack never saw, at its steady pace, and the id of the last event it told."""
-    video = bench.upload(lab.clip(LONG_FRAMES))
+    video = bench.upload(lab.clip(LONG_FRAMES[lab.device]))
     job = bench.client.submit(SubmitJob(video_id=video.id, model=bench.model))
     segments = 0
     for event in bench.client.follow(job.id):

@@ -1,4 +1,4 @@
-"""`python -m export WEIGHTS NAME`: export, certify and publish; what needs PyTorch is all in this package."""
+"""`python -m export WEIGHTS NAME`: export, certify and publish; the server never needs PyTorch."""
 
 from __future__ import annotations
 

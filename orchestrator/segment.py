@@ -76,7 +76,7 @@ class _Kept:
 async def close_unwanted(run_id: str, runs: RunStore, reader: VideoReader) -> bool:
     """End the decoders that wait for more segments of a run that nobody wants; whether it is so.
 
-    One at work ends by itself: its commit finds that the run is not wanted.
+    One at work ends by itself: whoever holds its lease finds that the run is not wanted.
     """
     if await runs.is_wanted(run_id):
         return False

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
+from contextvars import Context
 from pathlib import Path
 from typing import Final
 
@@ -25,7 +26,7 @@ from orchestrator.video.slots import SlotPool
 log = structlog.get_logger(__name__)
 
 PACKAGE_ROOT: Final = Path(__file__).parents[2]
-PARENT_MODULE: Final = "orchestrator.video.decoder_parent"
+DECODER_PARENT: Final = "orchestrator.video.decoder_parent"
 # For the parent to answer, and then for a child to be dead: both take milliseconds, and seconds on a crowded machine.
 END_TIMEOUT_S: Final = 10.0
 # Of the environment, what finding Python and its libraries needs; passwords and the like stay here.
@@ -36,7 +37,10 @@ ONE_THREAD: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_N
 class DecoderChildren:
     """Starts the decoder parent, and again when it died; spawns and kills through it."""
 
-    def __init__(self, *, memory_bytes: int, slots: SlotPool, metrics: Metrics, end_timeout_s: float) -> None:
+    def __init__(
+        self, *, memory_bytes: int, slots: SlotPool, metrics: Metrics, end_timeout_s: float, parent_module: str
+    ) -> None:
+        self._parent_module = parent_module
         self._memory_bytes = memory_bytes
         self._slots = slots
         self._metrics = metrics
@@ -85,7 +89,7 @@ class DecoderChildren:
             try:
                 self._control.send(to_wire(Kill(child.number)))
             except OSError:
-                # The parent is gone, and the kernel kills its children; their sockets tell when.
+                # It is gone, and the kernel kills its children, whose sockets tell when; or it stands still, see `end`.
                 return
 
     def kill_parent(self) -> None:
@@ -105,6 +109,8 @@ class DecoderChildren:
             _, alive = await asyncio.wait([child.ended for child in children], timeout=self._end_timeout_s)
             if alive:
                 log.error("decoders do not die", count=len(alive))
+            for child in self._alive.values():
+                child.disconnect()
         if self._control is not None:
             self._control.close()
             self._control = None
@@ -130,12 +136,13 @@ class DecoderChildren:
             with theirs:
                 # Popen returns when the program has begun, in some milliseconds; it is ready half a second later.
                 self._process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", PARENT_MODULE, str(theirs.fileno())],
+                    [sys.executable, "-P", "-m", self._parent_module, str(theirs.fileno())],
                     env=_environment(),
                     stdin=subprocess.DEVNULL,
                     pass_fds=[theirs.fileno()],
                 )
-            self._control = Channel(ours, on_packet=self._on_report, on_end=self._on_parent_end)
+            # It outlives whatever is being worked on now, so its log lines must not carry that one's ids.
+            self._control = Context().run(Channel, ours, on_packet=self._on_report, on_end=self._on_parent_end)
             log.info("decoder parent started", pid=self._process.pid)
         return self._control
 
@@ -175,13 +182,25 @@ class DecoderChildren:
 
 @asynccontextmanager
 async def open_children(
-    *, memory_bytes: int, slots: SlotPool, metrics: Metrics, end_timeout_s: float = END_TIMEOUT_S
+    *,
+    memory_bytes: int,
+    slots: SlotPool,
+    metrics: Metrics,
+    end_timeout_s: float = END_TIMEOUT_S,
+    parent_module: str = DECODER_PARENT,
 ) -> AsyncIterator[DecoderChildren]:
     """At the end every child that can die is dead, and every slot that it held is back.
 
     end_timeout_s: for the parent to answer that it has killed a child, and then for the child to be dead.
+    parent_module: the program that forks.
     """
-    children = DecoderChildren(memory_bytes=memory_bytes, slots=slots, metrics=metrics, end_timeout_s=end_timeout_s)
+    children = DecoderChildren(
+        memory_bytes=memory_bytes,
+        slots=slots,
+        metrics=metrics,
+        end_timeout_s=end_timeout_s,
+        parent_module=parent_module,
+    )
     # Its start-up passes beside the rest of ours, and not in the first upload.
     children.start()
     try:

@@ -91,6 +91,10 @@ class DecoderChild:
     def connect(self, channel: Channel) -> None:
         self._channel = channel
 
+    def disconnect(self) -> None:
+        """Listen no more to a child that does not die."""
+        self._connected.close()
+
     def send(self, message: object, fds: Sequence[int] = ()) -> None:
         """Raises DecoderCrashedError if the child reads no more."""
         try:
@@ -157,7 +161,10 @@ class DecoderChild:
             async with asyncio.timeout(self._end_timeout_s):
                 await self._doomed.wait()
         except TimeoutError:
-            self._keeper.kill_parent()
+            # Where this process stood still itself, the answer is there, and to be read first.
+            await asyncio.sleep(0)
+            if not self._doomed.is_set():
+                self._keeper.kill_parent()
         await asyncio.wait([self.ended], timeout=self._end_timeout_s)
         if not self.ended.done():
             self._is_given_up = True

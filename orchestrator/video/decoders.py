@@ -22,7 +22,7 @@ from orchestrator.errors import DecoderCrashedError, VideoUnreadableError
 from orchestrator.ports import SegmentRequest
 from orchestrator.settings import VideoLimits
 from orchestrator.telemetry import Metrics
-from orchestrator.video.children import END_TIMEOUT_S, DecoderChildren, open_children
+from orchestrator.video.children import DECODER_PARENT, END_TIMEOUT_S, DecoderChildren, open_children
 from orchestrator.video.decoder_child import DISMISSED, DecoderChild
 from orchestrator.video.messages import (
     INDEX_BYTES_PER_FRAME,
@@ -205,14 +205,19 @@ async def open_decoders(
     most_idle: int,
     longest_idle_s: float = LONGEST_IDLE_S,
     end_timeout_s: float = END_TIMEOUT_S,
+    parent_module: str = DECODER_PARENT,
 ) -> AsyncIterator[Decoders]:
     """Decoders whose children all end with the context.
 
-    most_idle, longest_idle_s: children kept between segments, over all runs, and for how long each. end_timeout_s: see
-    `open_children`.
+    most_idle, longest_idle_s: children kept between segments, over all runs, and for how long each. end_timeout_s,
+    parent_module: see `open_children`.
     """
     async with open_children(
-        memory_bytes=limits.decoder_memory_bytes, slots=slots, metrics=metrics, end_timeout_s=end_timeout_s
+        memory_bytes=limits.decoder_memory_bytes,
+        slots=slots,
+        metrics=metrics,
+        end_timeout_s=end_timeout_s,
+        parent_module=parent_module,
     ) as children:
         yield Decoders(
             children,

@@ -155,6 +155,7 @@ class Cluster:
     def start_in_vain(self, name: str) -> tuple[int, str]:
         """Start a program that is to refuse; its exit code and what it wrote."""
         running = self._launch(name)
+        self._former_pids.add(running.pid)
         code = running.program.process.wait(START_TIMEOUT_S)
         running.stack.close()
         return code, running.program.log.read_text(errors="replace")

@@ -88,6 +88,7 @@ def test_a_server_that_dies_where_it_makes_shared_memory_leaves_nothing(
         for work in (ALL_FRAMES, EVERY_OTHER, EVERY_THIRD):
             trial.submit(work)
         for number in range(1, DEATHS + 1):
+            trial.cluster.remember_below(trial.cluster.running[Role.API].pid)
             calls.plan(number, strike)
             calls.wait()
             fault.fired(f"call {number}, api ({trial.cluster.bury(Role.API)})")

@@ -16,7 +16,6 @@ from structlog.testing import capture_logs
 
 from orchestrator.core.planning import FIRST_SEGMENT_FRAMES
 from orchestrator.errors import DecoderCrashedError, DecoderStalledError
-from orchestrator.video import children
 from tests.support.decoder_processes import (
     CLIP,
     children_of,
@@ -26,7 +25,7 @@ from tests.support.decoder_processes import (
     long_segment,
     read_until_error,
 )
-from tests.support.decoding import SLOTS, decode_segment, open_reader
+from tests.support.decoding import SLOTS, Reader, decode_segment, open_reader
 from tests.support.needs import ROOT
 from tests.support.videos import FRAMES, make_video
 
@@ -64,7 +63,7 @@ async def test_a_parent_killed_between_two_calls_is_not_noticed(clip: Path) -> N
 
 
 async def test_a_parent_that_stands_still_costs_its_children_and_is_started_again(clip: Path) -> None:
-    async with open_reader(stall_timeout_s=5, end_timeout_s=1) as reader:
+    async with open_reader(stall_timeout_s=5, end_timeout_s=4) as reader:
         request = await long_segment(reader, clip)
 
         def stop_all() -> None:
@@ -74,16 +73,22 @@ async def test_a_parent_that_stands_still_costs_its_children_and_is_started_agai
 
         with pytest.raises(DecoderStalledError):
             await read_until_error(reader, request, stop_all)
-        assert reader.slots.free_count == SLOTS
+        await all_slots_are_back(reader)
         rows, _ = await decode_segment(reader, request)
         assert len(rows) == len(request.stamps)
 
 
-async def test_a_child_that_does_not_die_keeps_its_slots_and_nobody_waits_for_it(
-    clip: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(children, "PARENT_MODULE", "tests.support.merciful_decoder_parent")
-    async with open_reader(stall_timeout_s=5, end_timeout_s=1) as reader:
+async def all_slots_are_back(reader: Reader) -> None:
+    """Somebody who waits for every one gets them."""
+    async with asyncio.timeout(20):
+        taken = [await reader.slots.lease() for _ in range(SLOTS)]
+    for slot in taken:
+        reader.slots.give_back(slot)
+
+
+async def test_a_child_that_does_not_die_keeps_its_slots_and_nobody_waits_for_it(clip: Path) -> None:
+    parent_module = "tests.support.merciful_decoder_parent"
+    async with open_reader(stall_timeout_s=5, end_timeout_s=4, parent_module=parent_module) as reader:
         request = await long_segment(reader, clip)
         undying: list[int] = []
 
@@ -100,11 +105,7 @@ async def test_a_child_that_does_not_die_keeps_its_slots_and_nobody_waits_for_it
         rows, _ = await decode_segment(reader, replace(request, run_id="another"))
         assert len(rows) == len(request.stamps)
         os.kill(undying[-1], signal.SIGKILL)
-        # Somebody who waits for every slot gets them all.
-        async with asyncio.timeout(20):
-            taken = [await reader.slots.lease() for _ in range(SLOTS)]
-        for slot in taken:
-            reader.slots.give_back(slot)
+        await all_slots_are_back(reader)
 
 
 def test_everything_works_on_uvloop(clip: Path) -> None:

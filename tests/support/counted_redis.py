@@ -46,7 +46,8 @@ class CountedRedis:
         # "*3\r\n$7\r\nPUBLISH\r\n...": the third line is the command.
         lines = request.split(b"\r\n", 3)
         self._hit = lines[2].decode() if len(lines) > 2 else "part of a request"
-        self._struck.set()
+        # Not before the proxy has done with this request: the next strike is planned as soon as this one is known.
+        asyncio.get_running_loop().call_soon(self._struck.set)
         return True
 
 

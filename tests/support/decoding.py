@@ -19,6 +19,7 @@ from orchestrator.core.types import FrameIndex, Letterbox, Sampling
 from orchestrator.ports import SegmentRequest
 from orchestrator.settings import VideoLimits
 from orchestrator.telemetry import Metrics
+from orchestrator.video.children import DECODER_PARENT
 from orchestrator.video.decoders import Decoders, open_decoders
 from orchestrator.video.slots import SlotPool, open_slots
 
@@ -63,6 +64,7 @@ async def open_reader(
     most_idle: int = 4,
     longest_idle_s: float = 60,
     end_timeout_s: float = 20,
+    parent_module: str = DECODER_PARENT,
 ) -> AsyncIterator[Reader]:
     metrics = Metrics(CollectorRegistry())
     with open_slots(count=SLOTS, slot_bytes=BATCH_FRAMES * imgsz * imgsz * 3, metrics=metrics) as slots:
@@ -74,6 +76,7 @@ async def open_reader(
             most_idle=most_idle,
             longest_idle_s=longest_idle_s,
             end_timeout_s=end_timeout_s,
+            parent_module=parent_module,
         ) as decoders:
             yield Reader(decoders, slots, metrics)
         assert slots.free_count == SLOTS
