@@ -28,6 +28,7 @@ from tests.support.programs import LOOPBACK, Program, free_ports, running
 from tests.support.redis import RedisServer
 from tests.support.stack import is_answered
 from tests.support.triton_program import TritonProgram
+from tests.support.wrong_clock import wrong_clock
 
 START_TIMEOUT_S: Final = 60.0
 # A program's children notice its death by the kernel or by the end of a socket.
@@ -43,7 +44,8 @@ SMALL_SEGMENTS: Final = {"SEGMENT_FRAMES": "8", "DECODERS": "2", "BATCH_FRAMES":
 class Surroundings:
     """What a deployment stands on. triton_url, redis_url: of a proxy in front. mounts: every program runs in there.
 
-    memory_calls: counts, in our programs, the calls that make shared memory.
+    memory_calls: counts, in our programs, the calls that make shared memory. clocks: by how many seconds the clock of a
+    program is ahead.
     """
 
     triton: TritonProgram | None = None
@@ -53,6 +55,7 @@ class Surroundings:
     redis_url: str | None = None
     mounts: PrivateMounts | None = None
     memory_calls: MemoryCalls | None = None
+    clocks: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -361,6 +364,7 @@ class Cluster:
             **os.environ,
             "PYTHONPATH": str(ROOT),
             **(memory_calls.environment if memory_calls else {}),
+            **wrong_clock(self.around.clocks.get(name, 0)),
             "TMPDIR": str(self.temporary_dir),
             **{f"TRIREEL_{variable}": value for variable, value in own.items()},
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from itertools import count
 from pathlib import Path
@@ -112,6 +112,7 @@ def trial_on(
         redis_url: str | None = None,
         mounts: PrivateMounts | None = None,
         memory_calls: MemoryCalls | None = None,
+        clocks: Mapping[str, int] | None = None,
         **settings: str,
     ) -> Iterator[Trial]:
         shared = None if topology.has_own_triton else request.getfixturevalue("shared_triton")
@@ -125,6 +126,7 @@ def trial_on(
             redis_url=redis_url,
             mounts=mounts,
             memory_calls=memory_calls,
+            clocks=clocks or {},
         )
         folder = tmp_path / topology.name
         with (

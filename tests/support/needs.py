@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.support.private_mounts import lack_of_private_mounts
+from tests.support.wrong_clock import libraries
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 SHARED_DATA: Final = ROOT.parent / "shared" / "data"
@@ -66,6 +67,10 @@ def postgresql_programs() -> Path | None:
     return max(folders, key=lambda folder: (folder.parent.name.zfill(4), str(folder)), default=None)
 
 
+def _lack_of_faketime() -> str | None:
+    return None if libraries() else "libfaketime is not installed: apt-get install faketime"
+
+
 def _lack_of_shared_data() -> str | None:
     return None if SHARED_DATA.is_dir() else "the test material ../shared/data is not beside this checkout"
 
@@ -82,6 +87,7 @@ LACKS: Final[Mapping[str, Callable[[], str | None]]] = {
     "prometheus": _lack_of_program("prometheus", "prometheus"),
     "promtool": _lack_of_program("promtool", "prometheus"),
     "docker_compose": _lack_of_program("docker-compose", "docker-compose"),
+    "faketime": _lack_of_faketime,
     "shellcheck": _lack_of_program("shellcheck", "shellcheck"),
 }
 
