@@ -13,8 +13,8 @@ from celery import Celery
 
 QUEUE: Final = "trireel.work"
 TASK: Final = "trireel.work"
-# A ring that nobody heard for so long tells nothing any more: workers look by themselves meanwhile.
-RING_EXPIRES_S: Final = 30.0
+# A ring that was taken and not answered is somebody else's after so long; workers look by themselves meanwhile.
+REDELIVERY_S: Final = 30
 # A broker that does not answer is given up after so long, and tried again.
 SOCKET_TIMEOUT_S: Final = 5.0
 CONNECT_TIMEOUT_S: Final = 2.0
@@ -51,7 +51,6 @@ def _configuration() -> dict[str, Any]:
             "socket_connect_timeout": CONNECT_TIMEOUT_S,
             "socket_keepalive": True,
             "health_check_interval": 10,
-            # A ring that was taken and not begun is not worth delivering again.
-            "visibility_timeout": int(RING_EXPIRES_S),
+            "visibility_timeout": REDELIVERY_S,
         },
     }

@@ -75,11 +75,12 @@ class Doorbells:
         return float(seconds + microseconds / 1e6)
 
     def _send(self, count: int) -> None:
-        from orchestrator.scheduling.celery_program import RING_EXPIRES_S, TASK
+        from orchestrator.scheduling.celery_program import TASK
 
         with doorbell_errors():
             for _ in range(count):
-                self._celery.send_task(TASK, expires=RING_EXPIRES_S, retry=False)
+                # No expiry: it would go by the clocks of two machines, and there are never more rings than workers.
+                self._celery.send_task(TASK, retry=False)
 
 
 @asynccontextmanager
