@@ -1,4 +1,4 @@
-"""A server that may open no more files for a while."""
+"""A server that may open no more files for a while, and a Redis that may store nothing more."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from tests.faults.conftest import OpenTrial
-from tests.faults.topology import PLAIN, Role
+from tests.faults.topology import PLAIN, SCALED, Role
 from tests.faults.works import ALL_FRAMES, EVERY_OTHER, EVERY_THIRD, SHORT
 
 pytestmark = [pytest.mark.needs("triton"), pytest.mark.timeout(180)]
@@ -32,6 +32,23 @@ def spare_descriptors(pid: int, count: int) -> Iterator[int]:
         yield used
     finally:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+
+
+@pytest.mark.thorough
+@pytest.mark.needs("postgresql")
+@pytest.mark.needs("redis")
+def test_a_redis_without_room_delays_jobs_and_fails_none(trial_on: OpenTrial, seed: int) -> None:
+    with trial_on(SCALED, seed) as trial:
+        fault = trial.faults.plan("no room in Redis")
+        for work in (ALL_FRAMES, EVERY_OTHER, EVERY_THIRD):
+            trial.submit(work)
+        trial.wait_for_share(trial.random.uniform(0.0, 0.4))
+        redis = trial.cluster.around.redis
+        assert redis is not None
+        with redis.without_room():
+            fault.fired(redis.pid)
+            trial.submit(SHORT)
+            trial.wait_for_share(1.0)
 
 
 def test_a_lack_of_descriptors_delays_jobs_and_fails_none(trial_on: OpenTrial, seed: int) -> None:

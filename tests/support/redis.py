@@ -74,6 +74,16 @@ class RedisServer:
         finally:
             self._process.send_signal(signal.SIGCONT)
 
+    @contextmanager
+    def without_room(self) -> Iterator[None]:
+        """It answers every command that writes with an error, for as long as the body takes."""
+        with self.client() as client:
+            client.config_set("maxmemory", 1)
+            try:
+                yield
+            finally:
+                client.config_set("maxmemory", 0)
+
     def empty(self) -> None:
         """Nothing stored, nobody connected."""
         with self.client() as client:
