@@ -27,13 +27,8 @@ DEADLY: Final = (Strike.LAST_BEFORE, Strike.LAST)
 LACK: Final = "code=decoder_unavailable"
 
 
-@pytest.mark.parametrize(
-    "strike",
-    [
-        pytest.param(strike, id=strike.name.lower(), marks=[pytest.mark.thorough] if strike.is_deadly else [])
-        for strike in (Strike.FAILS, *DEADLY)
-    ],
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize("strike", [Strike.FAILS, *DEADLY], ids=lambda strike: strike.name.lower())
 def test_a_start_that_cannot_make_its_shared_memory_leaves_none_of_it(
     trial_on: OpenTrial, tmp_path: Path, seed: int, strike: Strike
 ) -> None:
