@@ -15,6 +15,7 @@ from orchestrator.composition import Parts, Tuning, UseCases
 from orchestrator.core.contract import FRAME_CHANNELS
 from orchestrator.events.opening import OpenEventBus, open_event_bus
 from orchestrator.inference.published import largest_imgsz
+from orchestrator.inference.retrying import LONGEST_BUDGET_S, Retrying
 from orchestrator.inference.triton import Triton, open_triton
 from orchestrator.ports import EventBus
 from orchestrator.scheduling.doorbell import Doorbells, open_doorbells
@@ -72,7 +73,7 @@ async def open_foundation(settings: Settings, *, takers: int, triton_log_dir: Pa
         )
         slots = stack.enter_context(_slots(settings, takers, metrics))
         triton = await stack.enter_async_context(
-            open_triton(settings.triton, slots, metrics=metrics, log_dir=triton_log_dir)
+            open_triton(settings.triton, slots, metrics=metrics, log_dir=triton_log_dir, retrying=_retrying(settings))
         )
         decoders = await stack.enter_async_context(
             open_decoders(
@@ -123,6 +124,11 @@ def _parts(
         utc_now=stores.clock.utc_now,
         monotonic_s=time.monotonic,
     )
+
+
+def _retrying(settings: Settings) -> Retrying:
+    """A request is not asked again for longer than its run may wait."""
+    return Retrying(budget_s=min(LONGEST_BUDGET_S, settings.work.wait_budget_s))
 
 
 def _tuning(settings: Settings) -> Tuning:

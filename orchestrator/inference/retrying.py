@@ -7,23 +7,26 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from orchestrator.errors import TrireelError
 
 Answer = TypeVar("Answer")
+
+# Covers a restart of Triton with large models.
+LONGEST_BUDGET_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retrying:
     """Delays grow from `first_s` to `longest_s` and are shortened by up to a half at random.
 
-    budget_s: no attempt begins later than this after the first one. It covers a restart of Triton with large models.
+    budget_s: no attempt begins later than this after the first one.
     """
 
     first_s: float = 0.1
     longest_s: float = 2.0
-    budget_s: float = 60.0
+    budget_s: float = LONGEST_BUDGET_S
     now: Callable[[], float] = time.monotonic
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     random: Callable[[], float] = random.random

@@ -60,7 +60,9 @@ def test_jobs_wait_for_a_triton_that_is_away(
 def test_a_job_that_waited_longer_than_its_budget_fails_and_a_retry_goes_on(
     trial_on: OpenTrial, own_triton: TritonProgram, seed: int
 ) -> None:
-    with trial_on(PLAIN, seed, triton=own_triton, WAIT_BUDGET_S=str(BUDGET_S)) as trial:
+    with trial_on(
+        PLAIN, seed, triton=own_triton, WAIT_BUDGET_S=str(BUDGET_S), TRITON_TIMEOUT_S=str(TIMEOUT_S)
+    ) as trial:
         fault = trial.faults.plan(f"no Triton for longer than {BUDGET_S} s")
         job_id = trial.submit(ALL_FRAMES)
         trial.wait_for_share(trial.random.uniform(0.1, 0.6))
