@@ -78,7 +78,7 @@ def seconds_since_boot() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-async def open_clock(database: Database, *, is_shared: bool) -> SystemClock | DatabaseClock:
+async def open_clock(database: Database, *, is_shared: bool) -> Clock:
     """is_shared: whether other servers may use the database. Raises StorageError."""
     if not is_shared:
         return SystemClock()

@@ -9,7 +9,7 @@ from typing import Final
 
 from orchestrator.settings import StorageSettings
 from orchestrator.storage.archive import ParquetArchive
-from orchestrator.storage.clock import DatabaseClock, SystemClock, open_clock
+from orchestrator.storage.clock import Clock, open_clock
 from orchestrator.storage.engine import is_shareable, open_database
 from orchestrator.storage.event_store import SqlEventStore
 from orchestrator.storage.identity import require_own_data_dir
@@ -42,7 +42,7 @@ class Stores:
     archive: ParquetArchive
     files: LocalVideoFiles
     data_dir: DataDirHold
-    clock: SystemClock | DatabaseClock
+    clock: Clock
 
 
 @asynccontextmanager

@@ -277,6 +277,10 @@ class Cluster:
         for path in sorted(self.folder.glob("*.log")):
             yield path.stem, path.read_text(errors="replace")
 
+    def log_of(self, name: str) -> str:
+        """What a program wrote in its first life."""
+        return next(text for program, text in self.logs() if program.rpartition("-")[0] == name)
+
     def times_told(self, words: str) -> int:
         """In all logs so far."""
         return sum(text.count(words) for _, text in self.logs())

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
 from typing import Final
 
 from tests.faults.counted_calls import Strike
 from tests.support.needs import ROOT
 
 INJECTED: Final = Path(__file__).parent / "injected"
-STRIKE_TIMEOUT_S: Final = 30.0
-POLL_S: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +31,5 @@ class MemoryCalls:
         planned.write_text(f"{number} {strike.name}", encoding="ascii")
         planned.rename(self.order)
 
-    def wait(self) -> None:
-        """Until the call came. Raises TimeoutError."""
-        deadline_s = time.monotonic() + STRIKE_TIMEOUT_S
-        while self.order.exists():
-            if time.monotonic() > deadline_s:
-                raise TimeoutError(f"there was no such call in {STRIKE_TIMEOUT_S:g} s")
-            Event().wait(POLL_S)
+    def has_struck(self) -> bool:
+        return not self.order.exists()

@@ -63,11 +63,11 @@ def test_a_segment_or_an_index_that_cannot_have_its_memory_is_made_again(
         calls.plan(1, Strike.FAILS)
         for work in (ALL_FRAMES, EVERY_OTHER, EVERY_THIRD):
             trial.submit(work)
-        calls.wait()
+        trial.wait_until(calls.has_struck, what="the call comes")
         for strike in range(AT_WORK):
             number = trial.random.randint(1, 3)
             calls.plan(number, Strike.FAILS)
-            calls.wait()
+            trial.wait_until(calls.has_struck, what="the call comes")
             fault.fired(f"strike {strike}, call {number}")
     assert trial.cluster.times_told(LACK) > AT_WORK
 
@@ -85,6 +85,6 @@ def test_a_server_that_dies_where_it_makes_shared_memory_leaves_nothing(
         for number in range(1, DEATHS + 1):
             trial.cluster.remember_below(trial.cluster.running[Role.API].pid)
             calls.plan(number, strike)
-            calls.wait()
+            trial.wait_until(calls.has_struck, what="the call comes")
             fault.fired(f"call {number}, api ({trial.cluster.bury(Role.API)})")
             trial.cluster.start(Role.API)

@@ -9,7 +9,6 @@ from typing import Final
 
 import pytest
 
-from tests.faults.cluster import Cluster
 from tests.faults.conftest import OpenTrial
 from tests.faults.gathering import gather_rows
 from tests.faults.process_tree import decoders
@@ -49,12 +48,8 @@ def test_late_commits_of_a_program_that_stood_still_bounce(
         trial.pass_time(2 * LEASE_S)
         faulty.spoil(None)
         trial.cluster.resume(sleeper)
-        trial.wait_until(lambda: BOUNCED in log_of(trial.cluster, sleeper), what="a late commit was refused")
+        trial.wait_until(lambda: BOUNCED in trial.cluster.log_of(sleeper), what="a late commit was refused")
         fault.fired(f"{sleeper} ({sleeper_pid})")
-
-
-def log_of(cluster: Cluster, name: str) -> str:
-    return next(text for program, text in cluster.logs() if program.rpartition("-")[0] == name)
 
 
 @pytest.mark.thorough

@@ -21,8 +21,7 @@ LOGGED_AT: Final = re.compile(r"^\d{4}-\d\d-\d\dT(\d\d):", re.MULTILINE)
 
 def first_hour(cluster: Cluster, name: str) -> int:
     """As the log of a program tells it."""
-    text = next(text for program, text in cluster.logs() if program.startswith(name))
-    return int(LOGGED_AT.findall(text)[0])
+    return int(LOGGED_AT.findall(cluster.log_of(name))[0])
 
 
 @pytest.mark.parametrize("ahead_s", [HOUR_S, -HOUR_S], ids=["ahead", "behind"])
