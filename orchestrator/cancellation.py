@@ -1,9 +1,9 @@
-"""Cancelling tasks that may not notice at first."""
+"""Cancelling tasks that may not notice at first, and limits for what a cancelled task still does."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Coroutine
 from typing import Any, Final
 
 AGAIN_S: Final = 0.5
@@ -34,3 +34,23 @@ async def cancel_until_done(
             task.cancel()
         _, waiting = await asyncio.wait(waiting, timeout=min(left_s, again_s))
     return waiting
+
+
+async def is_done_within(timeout_s: float, work: Coroutine[Any, Any, object]) -> bool:
+    """Whether `work` came to its end; what did not is cancelled. Raises what it raises.
+
+    For the last things that a cancelled task does: before Python 3.11.4 `asyncio.timeout` takes its own cancellation
+    for the task's there, and raises CancelledError.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait([task], timeout=timeout_s)
+    finally:
+        is_done = task.done()
+        await cancel_until_done([task])
+    if is_done:
+        task.result()
+    elif not task.cancelled():
+        # What it raised on its way out belongs to nobody any more.
+        task.exception()
+    return is_done

@@ -11,7 +11,7 @@ import random
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final
 
 import msgspec
@@ -22,7 +22,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from orchestrator.cancellation import cancel_until_done, is_cancelled
+from orchestrator.cancellation import cancel_until_done, is_cancelled, is_done_within
 from orchestrator.core.progress import ProgressShare
 from orchestrator.errors import SettingsError
 from orchestrator.events.memory import MemoryEventBus, MemorySubscription
@@ -100,9 +100,7 @@ class RedisEventBus:
 
     async def flush(self) -> None:
         """Let what was told last reach Redis, if it is there."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(FLUSH_TIMEOUT_S if self.is_connected else 0):
-                await self._outbox.until_empty()
+        await is_done_within(FLUSH_TIMEOUT_S if self.is_connected else 0, self._outbox.until_empty())
 
     async def _converse(self) -> str:
         """Talk over one connection for as long as it lasts; why it ended."""

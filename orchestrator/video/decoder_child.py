@@ -80,8 +80,9 @@ class DecoderChild:
         self.killed_because: str | None = None
         # Its parent is dead, so the kernel kills it, and nobody but its socket tells when.
         self.is_orphan = False
-        self._doomed = asyncio.Event()
         self._is_given_up = False
+        # The signal that kills it is on its way.
+        self._doomed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.ended: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
 
     @property
@@ -157,14 +158,12 @@ class DecoderChild:
         return self.ended.result() if self.ended.done() else None
 
     async def _until_dead(self) -> None:
-        try:
-            async with asyncio.timeout(self._end_timeout_s):
-                await self._doomed.wait()
-        except TimeoutError:
-            # Where this process stood still itself, the answer is there, and to be read first.
-            await asyncio.sleep(0)
-            if not self._doomed.is_set():
-                self._keeper.kill_parent()
+        # Cancelled tasks end their children too, and `asyncio.timeout` fails them before Python 3.11.4.
+        await asyncio.wait([self._doomed], timeout=self._end_timeout_s)
+        # Where this process stood still itself, the answer is there, and to be read first.
+        await asyncio.sleep(0)
+        if not self._doomed.done():
+            self._keeper.kill_parent()
         await asyncio.wait([self.ended], timeout=self._end_timeout_s)
         if not self.ended.done():
             self._is_given_up = True
@@ -201,7 +200,8 @@ class DecoderChild:
 
     def on_killed(self) -> None:
         """The signal that kills it is on its way."""
-        self._doomed.set()
+        if not self._doomed.done():
+            self._doomed.set_result(None)
 
     def on_orphaned(self) -> None:
         self.is_orphan = True
@@ -224,7 +224,7 @@ class DecoderChild:
         if not self.ended.done():
             self.give_back_held()
             self.ended.set_result(ended)
-            self._doomed.set()
+            self.on_killed()
             self._is_silent = True
             self._unread.clear()
             self._connected.close()

@@ -7,14 +7,14 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 import structlog
 
-from orchestrator.cancellation import is_cancelled
+from orchestrator.cancellation import is_cancelled, is_done_within
 from orchestrator.errors import DoorbellError
 from orchestrator.scheduling.doorbell import SIGN_OF_LIFE_EVERY_S, Doorbells
 from orchestrator.worker.orders import FOUND_NOTHING, RANG, Orders
@@ -157,15 +157,10 @@ class Hearing:
 
     async def _sign_out(self) -> None:
         """Whoever could not is forgotten soon, and segments wait to be handed back."""
-        reason = ""
-        limit = asyncio.timeout(SIGN_OUT_TIMEOUT_S)
-        with suppress(TimeoutError):
-            async with limit:
-                try:
-                    await self.doorbells.sign_out(self.orders.worker_id)
-                except DoorbellError as exc:
-                    reason = str(exc)
-        if limit.expired():
+        try:
+            if await is_done_within(SIGN_OUT_TIMEOUT_S, self.doorbells.sign_out(self.orders.worker_id)):
+                return
             reason = f"Redis was silent for {SIGN_OUT_TIMEOUT_S:g} s"
-        if reason:
-            log.info("worker could not sign out", reason=reason)
+        except DoorbellError as exc:
+            reason = str(exc)
+        log.info("worker could not sign out", reason=reason)

@@ -78,6 +78,25 @@ async def test_a_parent_that_stands_still_costs_its_children_and_is_started_agai
         assert len(rows) == len(request.stamps)
 
 
+async def test_a_reader_that_is_cancelled_ends_though_the_parent_stands_still(clip: Path) -> None:
+    async with open_reader(end_timeout_s=2) as reader:
+        request = await long_segment(reader, clip)
+        is_stopped = asyncio.Event()
+
+        def stop_all() -> None:
+            parent = decoder_parent()
+            for pid in (*children_of(parent), parent):
+                os.kill(pid, signal.SIGSTOP)
+            is_stopped.set()
+
+        reading = asyncio.create_task(read_until_error(reader, request, stop_all))
+        await is_stopped.wait()
+        reading.cancel()
+        await asyncio.wait([reading], timeout=20)
+        assert reading.cancelled()
+        await all_slots_are_back(reader)
+
+
 async def all_slots_are_back(reader: Reader) -> None:
     """Somebody who waits for every one gets them."""
     async with asyncio.timeout(20):

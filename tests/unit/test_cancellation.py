@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import asyncio
 
-from orchestrator.cancellation import cancel_until_done, is_cancelled
+import pytest
+
+from orchestrator.cancellation import cancel_until_done, is_cancelled, is_done_within
 
 
 async def fail() -> None:
@@ -75,3 +77,26 @@ async def test_a_loop_ends_though_what_it_calls_swallows_its_cancellation() -> N
     task.cancel()
     await asyncio.wait([task])
     assert rounds == 1
+
+
+async def test_a_cancelled_task_gives_up_what_takes_too_long_and_goes_on() -> None:
+    told: list[bool] = []
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            told.append(await is_done_within(0.01, asyncio.sleep(60)))
+            told.append(await is_done_within(60, asyncio.sleep(0)))
+
+    task = asyncio.create_task(work())
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    assert told == [False, True]
+    assert task.cancelled()
+
+
+async def test_what_is_done_in_time_raises_what_it_raises() -> None:
+    with pytest.raises(ValueError, match="failed"):
+        await is_done_within(60, fail())
